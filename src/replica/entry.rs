@@ -94,6 +94,11 @@ impl Entry {
         self.versions.iter().filter(move |version| !version.expired(now_ms))
     }
 
+    /// The same, with the versions themselves.
+    pub fn into_visible(self, now_ms: u64) -> impl Iterator<Item = Version> {
+        self.versions.into_iter().filter(move |version| !version.expired(now_ms))
+    }
+
     /// The names of what a reader sees at this time; `None` when that is nothing.
     pub fn token(&self, now_ms: u64) -> Option<Token> {
         let dots: Vec<Dot> = self.visible(now_ms).map(|version| version.dot).collect();

@@ -1,6 +1,7 @@
 //! Rules 2, 3 and 5: what is sent to a peer, and what is made of it there.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry::{Occupied, Vacant};
 
 use super::dot::{Dot, NodeId};
 use super::entry::Entry;
@@ -29,10 +30,8 @@ impl Replica {
             }
             let changes = trees.changes(origin, after, through, usize::MAX)?;
             for change in &changes {
-                let name = (change.kind, change.key.clone());
-                if !entries.contains_key(&name) {
-                    let entry = trees.entry(change.kind, &change.key)?;
-                    entries.insert(name, entry);
+                if let Vacant(slot) = entries.entry((change.kind, change.key.clone())) {
+                    slot.insert(trees.entry(change.kind, &change.key)?);
                 }
             }
             let alive = if resync { Some(alive(origin, through, trees)?) } else { None };
@@ -121,10 +120,9 @@ impl<T: Trees> Touches<'_, T> {
     }
 
     fn at(&mut self, kind: Kind, key: &[u8]) -> Result<&mut Touch, T::Error> {
-        use std::collections::btree_map::Entry as Slot;
         match self.touched.entry((kind, key.to_vec())) {
-            Slot::Occupied(slot) => Ok(slot.into_mut()),
-            Slot::Vacant(slot) => {
+            Occupied(slot) => Ok(slot.into_mut()),
+            Vacant(slot) => {
                 let entry = self.trees.entry(kind, key)?;
                 let before = entry.dots().collect();
                 let key = key.to_vec();
