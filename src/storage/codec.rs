@@ -327,11 +327,11 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_or_another_key_is_found(entry in entries(), at in any::<usize>(), bit in 0..8) {
+        fn a_flipped_bit_or_another_key_is_found(entry in entries(), at in any::<usize>(), bit in 0..8u8) {
             let mut bytes = encode_entry(b"key", &entry);
             prop_assert_eq!(decode_entry(b"kez", &bytes), Err(Junk));
             let at = at % bytes.len();
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= 1u8 << bit;
             prop_assert_eq!(decode_entry(b"key", &bytes), Err(Junk));
         }
     }
