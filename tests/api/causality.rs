@@ -154,12 +154,14 @@ fn the_token_of_another_key_replaces_nothing() {
 }
 
 #[test]
-fn a_hundred_siblings_are_shown_and_resolved() {
+fn thirty_two_siblings_are_shown_and_resolved_and_more_are_refused() {
     let key = fresh("causal");
     let base = node().write(&key, "\"base\"");
-    let versions: Vec<String> = (0..100).map(|n| write_seen(&key, &base, &n.to_string())).collect();
+    let versions: Vec<String> = (0..32).map(|n| write_seen(&key, &base, &n.to_string())).collect();
+    let more = node().put_with(&key, &[("Causality-Token", &base)], "{\"value\":32}");
+    problem(&more, 409, "too-many-siblings");
     let read = node().read(&key);
-    assert_eq!(read.value, "99");
+    assert_eq!(read.value, "31");
     assert_eq!(dots(&read.version), dots(&versions.join(".")));
     let answer = node().put_with(&key, &[("Causality-Token", &read.version)], "{\"value\":\"end\"}");
     written(&answer, &[200]);

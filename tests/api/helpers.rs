@@ -1,9 +1,11 @@
 //! What the API tests share: one node for all of them, nodes of their own, and readers that accept an answer only in its exact
 //! shape (members, their order, times, versions, content type). A reader that finds anything else fails the test that called it.
 
+use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{OnceLock, mpsc};
 
@@ -11,7 +13,7 @@ use jiff::Timestamp;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::support::{Client, Node, Response};
+use crate::support::{Client, Node, Response, binary};
 
 static SHARED: OnceLock<(Node, PathBuf)> = OnceLock::new();
 
@@ -54,6 +56,8 @@ extern "C" fn clean() {
 /// A node for one test, on a directory of its own, which can be started again.
 pub struct Own {
     node: Option<Node>,
+    /// Where it listens; port 0 is another one at every start.
+    listen: SocketAddr,
     pub dir: tempfile::TempDir,
     flags: Vec<String>,
 }
@@ -62,14 +66,24 @@ impl Own {
     pub fn start(flags: &[&str]) -> Own {
         let dir = tempfile::tempdir().expect("a directory");
         let flags: Vec<String> = flags.iter().map(|&f| f.to_owned()).collect();
-        let mut own = Own { node: None, dir, flags };
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut own = Own { node: None, listen, dir, flags };
         own.launch();
         own
     }
 
+    /// From now on it starts at one address, which is free and no outgoing connection's port.
+    pub fn settle(&mut self) {
+        let ports = (0..2_000).map(|n| 20_000 + ((std::process::id() as u16).wrapping_mul(37) + n) % 12_000);
+        let free = ports.map(|port| TcpListener::bind(("127.0.0.1", port))).find_map(Result::ok);
+        self.listen = free.expect("a free port").local_addr().expect("an address");
+        self.restart();
+    }
+
     fn launch(&mut self) {
-        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        self.node = Some(Node::start(self.dir.path(), &flags));
+        let mut command = Command::new(binary());
+        command.arg(self.listen.to_string()).arg("--data-dir").arg(self.dir.path()).args(&self.flags);
+        self.node = Some(Node::launch(command).unwrap_or_else(|log| panic!("node did not serve:\n{log}")));
     }
 
     /// Stops the node as an operator would and starts it again.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use crate::helpers::{Keys, Own, entry, fresh, node, problem, removed, written};
-use crate::support::{Client, Node, SOON};
+use crate::support::{Client, Node, Response, SOON};
 
 /// A bare connection, for what no client does.
 fn raw(node: &Node) -> TcpStream {
@@ -278,21 +278,29 @@ fn endless_heads_are_refused() {
     assert_eq!(node().request("GET", "/health", "").status, 200);
 }
 
+/// Asks on one connection as long as the node keeps it, and on a new one when it said that it would close.
+fn ask(client: &mut Client, method: &str, path: &str, body: &str) -> Response {
+    let answer =
+        client.request(method, path, &[], body.as_bytes()).expect("a connection that was not said to close");
+    if answer.header("connection") == Some("close") {
+        *client = node().client();
+    }
+    answer
+}
+
 #[test]
-fn one_connection_serves_after_every_kind_of_refusal() {
+fn a_connection_serves_on_after_a_refusal_or_is_said_to_close() {
     let key = fresh("keep");
     let mut client = node().client();
     let path = format!("/key/{key}");
     for body in ["{", "[]", "{\"value\":1,\"value\":2}", "{\"value\":\"\\ud800\"}"] {
         let bad = client.request("PUT", &path, &[], body.as_bytes()).expect("an answer");
         problem(&bad, 400, "invalid-body");
-        written(&client.request("PUT", &path, &[], b"{\"value\":1}").expect("an answer"), &[200, 201]);
-        let bad = client.request("PUT", "/key/", &[], b"{\"value\":1}").expect("an answer");
-        problem(&bad, 400, "invalid-key");
-        let bad = client.request("POST", &path, &[], b"{\"value\":1}").expect("an answer");
-        problem(&bad, 405, "method-not-allowed");
-        let bad = client.request("PUT", "/nothing", &[], b"{\"value\":1}").expect("an answer");
-        problem(&bad, 404, "no-such-path");
-        assert_eq!(entry(&client.request("GET", &path, &[], b"").expect("an answer")).value, "1");
+        assert_eq!(bad.header("connection"), None, "a body that was read whole is no reason to close");
+        written(&ask(&mut client, "PUT", &path, "{\"value\":1}"), &[200, 201]);
+        problem(&ask(&mut client, "PUT", "/key/", "{\"value\":1}"), 400, "invalid-key");
+        problem(&ask(&mut client, "POST", &path, "{\"value\":1}"), 405, "method-not-allowed");
+        problem(&ask(&mut client, "PUT", "/nothing", "{\"value\":1}"), 404, "no-such-path");
+        assert_eq!(entry(&ask(&mut client, "GET", &path, "")).value, "1");
     }
 }

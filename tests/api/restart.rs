@@ -37,6 +37,8 @@ fn snapshot(own: &Own, keys: &[String]) -> Vec<Entry> {
 
 fn survives(again: fn(&mut Own)) {
     let mut own = Own::start(&[]);
+    // At another address the entry of this node in the membership would change, and the digest with it.
+    own.settle();
     let keys = fill(&own);
     let (before, known, membership) =
         (snapshot(&own, &keys), stats(&own), own.request("GET", "/membership", "").json());
@@ -78,6 +80,26 @@ fn everything_survives_a_stop() {
 #[test]
 fn everything_acknowledged_survives_sigkill() {
     survives(Own::crash);
+}
+
+#[test]
+fn a_node_may_come_back_at_another_address() {
+    let mut own = Own::start(&[]);
+    let version = own.write("x", "1");
+    let before = own.request("GET", "/membership", "").json();
+    own.restart();
+    let after = own.request("GET", "/membership", "").json();
+    assert_ne!(
+        before["members"][0]["address"], after["members"][0]["address"],
+        "port 0 gave the same port twice"
+    );
+    assert_eq!(after["members"][0]["address"], own.address.to_string());
+    assert_eq!(after["members"].as_array().map(Vec::len), Some(1));
+    for name in ["cluster", "self"] {
+        assert_eq!(after[name], before[name], "{name}");
+    }
+    assert_eq!(after["members"][0]["joined_at"], before["members"][0]["joined_at"]);
+    assert_eq!(own.read("x").version, version);
 }
 
 #[test]

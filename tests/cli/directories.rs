@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::support::{Node, binary, field};
 use crate::{contents, dynarust, end, refused_in_a_line, temporary};
 
@@ -75,10 +77,11 @@ fn a_newer_format_exits_3_and_stays_as_it_is() {
     assert_eq!(node.stop().code(), Some(0));
     let path = dir.path().join("MANIFEST");
     let text = fs::read_to_string(&path).expect("it is there");
-    let mut manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(manifest["format"], 1, "{text}");
-    manifest["format"] = 999.into();
-    fs::write(&path, manifest.to_string()).expect("it can be written");
+    let (line, check) = text.trim_end().split_once('\n').expect("a line of JSON and one of its checksum");
+    assert_eq!(check, format!("{:016x}", xxh3_64(line.as_bytes())), "{text}");
+    let newer = line.replace("\"format\":1,", "\"format\":999,");
+    assert_ne!(newer, line);
+    fs::write(&path, format!("{newer}\n{:016x}\n", xxh3_64(newer.as_bytes()))).expect("it can be written");
     let before: Vec<_> =
         contents(dir.path()).into_iter().filter(|(name, _)| !name.ends_with("LOCK")).collect();
     refused_in_a_line(Node::command(dir.path(), &[]), 3, &["999", &dir.path().display().to_string()]);

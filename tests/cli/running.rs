@@ -43,6 +43,37 @@ fn sigterm_and_sigint_end_it_with_0() {
 }
 
 #[test]
+fn sigterm_in_the_first_moment_ends_it_with_0() {
+    let dir = temporary();
+    for round in 0..10 {
+        // Nothing between the start line and the signal.
+        assert_eq!(Node::start(dir.path(), &[]).stop().code(), Some(0), "round {round}");
+    }
+}
+
+#[test]
+fn sigterm_while_it_starts_ends_it_with_0() {
+    let dir = temporary();
+    for round in 0..10 {
+        let mut command = Node::command(dir.path(), &[]);
+        let mut child =
+            command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts");
+        // Once it has put its hand on the directory, it is a node; until it serves, there is time for a signal.
+        wait_until(SOON, "the directory is taken", || {
+            let free = |lock: std::fs::File| lock.try_lock().is_ok();
+            !std::fs::File::open(dir.path().join("LOCK")).map_or(true, free)
+        });
+        unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+        let mut status = None;
+        wait_until(SOON, "it ends", || {
+            status = child.try_wait().expect("it can be waited for");
+            status.is_some()
+        });
+        assert_eq!(status.and_then(|s| s.code()), Some(0), "round {round}: {status:?}");
+    }
+}
+
+#[test]
 fn the_log_level_comes_from_the_environment() {
     let dir = temporary();
     let mut command = Node::command(dir.path(), &[]);
