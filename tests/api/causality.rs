@@ -1,4 +1,5 @@
-//! Causality tokens: what a write saw it replaces, what it did not see stays beside it as a conflict, and bad tokens change nothing.
+//! Causality tokens: what a write saw it replaces, what it did not see stays beside it as a conflict, and bad
+//! tokens change nothing.
 
 use crate::helpers::{Keys, dots, etag, fresh, node, problem, removed, written};
 
@@ -198,6 +199,10 @@ fn malformed_tokens_are_refused() {
         problem(&answer, 400, "invalid-header");
         problem(&node().delete(&key, &[("Causality-Token", token)]), 400, "invalid-header");
     }
+    // One of two tokens ignored in silence would replace less, or more, than the client meant.
+    let twice = [("Causality-Token", version.as_str()), ("Causality-Token", version.as_str())];
+    problem(&node().put_with(&key, &twice, "{\"value\":2}"), 400, "invalid-header");
+    problem(&node().put_with(&key, &[("Causality-Token", "\u{e9}")], "{\"value\":2}"), 400, "invalid-header");
     assert_eq!(node().read(&key).version, version);
 }
 

@@ -1,4 +1,5 @@
-//! If-Match and If-None-Match on reads, writes and deletes: lists, `*`, weak tags, several header lines, and what is malformed.
+//! If-Match and If-None-Match on reads, writes and deletes: lists, `*`, weak tags, several header lines, and what
+//! is malformed.
 
 use crate::helpers::{Keys, entry, etag, fresh, node, problem, removed, written};
 

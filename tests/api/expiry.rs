@@ -1,4 +1,5 @@
-//! Values with a time to live: shown until their moment, then gone for every read and every condition at once; their space comes back.
+//! Values with a time to live: shown until their moment, then gone for every read and every condition at once;
+//! their space comes back.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Thousands of random requests, most of them broken: the node never answers 5xx, never panics, never grows, and still serves.
+//! Thousands of random requests, most of them broken: the node never answers 5xx, never panics, never grows, and
+//! still serves.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,5 +1,6 @@
-//! What the API tests share: one node for all of them, nodes of their own, and readers that accept an answer only in its exact
-//! shape (members, their order, times, versions, content type). A reader that finds anything else fails the test that called it.
+//! What the API tests share: one node for all of them, nodes of their own, and readers that accept an answer only
+//! in its exact shape (members, their order, times, versions, content type). A reader that finds anything else
+//! fails the test that called it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;

@@ -1,5 +1,5 @@
-//! The HTTP API of one node, seen from outside: a real process, real sockets, nothing but the contract.
-//! Most tests share one node and keep to keys of their own; a test that counts, restarts or limits something starts its own.
+//! The HTTP API of one node, seen from outside: a real process, real sockets, nothing but the contract. Most tests
+//! share one node and keep to keys of their own; a test that counts, restarts or limits something starts its own.
 //! Nothing sleeps to synchronise, and every answer goes through a reader that knows its exact shape (`helpers`).
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
-//! How requests may be framed: chunks, `100 Continue`, HTTP/1.0, pipelining, absolute form, endless heads, and bodies cut off half way.
+//! How requests may be framed: chunks, `100 Continue`, HTTP/1.0, pipelining, absolute form, endless heads, and
+//! bodies cut off half way.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};

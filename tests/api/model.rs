@@ -1,7 +1,9 @@
-//! A long random run of writes, deletes, reads, conditions and tokens on few keys against a small model, with restarts in between.
+//! A long random run of writes, deletes, reads, conditions and tokens on few keys against a small model, with
+//! restarts in between.
 //!
-//! The model of a key is the list of its live versions in the order of their writes: a write replaces what it names, or everything;
-//! the last one written is what a reader sees, the others are its conflicts. Every answer of the node must be the model's.
+//! The model of a key is the list of its live versions in the order of their writes: a write replaces what it
+//! names, or everything; the last one written is what a reader sees, the others are its conflicts. Every answer of
+//! the node must be the model's.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Conditional and causal writes by many threads at once: no increment is lost, one creator wins, no sibling disappears.
+//! Conditional and causal writes by many threads at once: no increment is lost, one creator wins, no sibling
+//! disappears.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;

@@ -1,4 +1,5 @@
-//! The README's commands as they stand: with real curl where it is installed, and always with the bytes that curl sends.
+//! The README's commands as they stand: with real curl where it is installed, and always with the bytes that curl
+//! sends.
 
 use std::process::{Command, Stdio};
 
@@ -23,6 +24,15 @@ fn curl_works_as_the_readme_says() {
     }
     let own = Own::start(&[]);
     let put = r#"curl -X PUT http://localhost:6660/key/mykey -d '{"value": "mydata"}'"#;
+    let readme = include_str!("../../README.md");
+    let lines: Vec<&str> = readme.lines().filter(|line| line.starts_with("curl ")).collect();
+    let tested = [
+        put,
+        "curl http://localhost:6660/key/mykey",
+        "curl -X DELETE http://localhost:6660/key/mykey",
+        "curl http://localhost:6660/membership",
+    ];
+    assert_eq!(lines, tested, "the README and this test show the same commands");
     let first = shell(&own, put);
     assert_eq!(names(&members(&first)), ["key", "version", "replicas"]);
     assert_eq!(own.read("mykey").value, r#""mydata""#);

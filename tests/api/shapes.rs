@@ -1,4 +1,5 @@
-//! The exact shape of every answer on `/key/{key}`: members and their order, statuses, ETag and version, HEAD beside GET.
+//! The exact shape of every answer on `/key/{key}`: members and their order, statuses, ETag and version, HEAD
+//! beside GET.
 
 use jiff::Timestamp;
 

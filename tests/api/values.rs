@@ -1,4 +1,5 @@
-//! Values come back byte for byte as the client wrote them: every kind of JSON, numbers digit for digit, up to the size limit.
+//! Values come back byte for byte as the client wrote them: every kind of JSON, numbers digit for digit, up to the
+//! size limit.
 
 use crate::helpers::{Keys, Own, Random, fresh, node, problem, written};
 

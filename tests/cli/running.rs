@@ -1,4 +1,5 @@
-//! A running node as its operator sees it: the start line, the log level, signals, the health check, where it may listen.
+//! A running node as its operator sees it: the start line, the log level, signals, the health check, where it may
+//! listen.
 
 use std::io::Read;
 use std::net::TcpListener;
