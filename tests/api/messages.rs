@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use crate::helpers::{Keys, Own, entry, fresh, node, problem, removed, written};
-use crate::support::{Client, Node, Response, SOON};
+use crate::support::{Client, Node, Response, SOON, wait_until};
 
 /// A bare connection, for what no client does.
 fn raw(node: &Node) -> TcpStream {
@@ -133,6 +133,51 @@ fn broken_framing_is_refused() {
         let answer = rest(&mut stream);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{line:?}: {answer}");
     }
+}
+
+#[test]
+fn a_body_is_never_taken_for_a_request() {
+    let key = fresh("smuggled");
+    let inner = format!("PUT /key/{key} HTTP/1.1\r\nHost: n\r\nContent-Length: 11\r\n\r\n{{\"value\":1}}");
+    let length = inner.len();
+    for head in [
+        format!("GET /health HTTP/1.1\r\nHost: n\r\nContent-Length: {length}\r\n\r\n"),
+        format!("DELETE /key/{key} HTTP/1.1\r\nHost: n\r\nContent-Length: {length}\r\n\r\n"),
+        format!("POST /nothing HTTP/1.1\r\nHost: n\r\nContent-Length: {length}\r\n\r\n"),
+        format!("PUT /key/ HTTP/1.1\r\nHost: n\r\nContent-Length: {length}\r\n\r\n"),
+        "PUT /key/x HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n".to_owned(),
+        "PUT /key/x HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"val!!!!\r\n".to_owned(),
+    ] {
+        let mut stream = raw(node());
+        stream.write_all(format!("{head}{inner}").as_bytes()).expect("it is sent");
+        stream.shutdown(Shutdown::Write).expect("it is shut down");
+        let answer = rest(&mut stream);
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{head}: {answer}");
+        node().absent(&key);
+    }
+}
+
+#[test]
+fn what_clients_send_is_no_error_of_the_node() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut own = Node::start(dir.path(), &[]);
+    for bytes in [
+        "nonsense\r\n\r\n",
+        "GET /x HTTP/9.9\r\n\r\n",
+        "PUT /key/x HTTP/1.1\r\nHost: n\r\nContent-Length: x\r\n\r\n",
+    ] {
+        let mut stream = raw(&own);
+        stream.write_all(bytes.as_bytes()).expect("it is sent");
+        stream.shutdown(Shutdown::Write).expect("it is shut down");
+        rest(&mut stream);
+    }
+    problem(&own.put("x", "{"), 400, "invalid-body");
+    own.signal(libc::SIGTERM);
+    assert!(own.wait(SOON).success());
+    wait_until(SOON, "its last line is read", || own.log().contains("stopped"));
+    let log = own.log();
+    // Or anybody who can connect could fill the log, and hide in it what the operator must see.
+    assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
 }
 
 #[test]
