@@ -1,13 +1,13 @@
 //! A node that may refuse to start: what became of it, with exit status and log. And what the kernel says about
 //! a process: its memory, its files.
 
-use crate::support::field;
+use crate::support::{Node, field};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A started process; killed when dropped.
 pub struct Attempt {
@@ -42,7 +42,7 @@ impl Attempt {
 
     /// Waits until it serves or has ended.
     pub fn outcome(&mut self, within: Duration) -> Outcome {
-        let deadline = std::time::Instant::now() + within;
+        let deadline = Instant::now() + within;
         loop {
             if let Some(line) = self.log().lines().find(|line| line.contains("serving address=")) {
                 return Outcome::Serving(field(line, "address").parse().expect("an address"));
@@ -50,7 +50,7 @@ impl Attempt {
             if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
                 return Outcome::Ended(status);
             }
-            if std::time::Instant::now() > deadline {
+            if Instant::now() > deadline {
                 return Outcome::Hangs;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -59,10 +59,10 @@ impl Attempt {
 
     /// Its exit status, if it ends by itself in time.
     pub fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
-        let deadline = std::time::Instant::now() + within;
+        let deadline = Instant::now() + within;
         loop {
             let status = self.child.try_wait().expect("the child can be waited for");
-            if status.is_some() || std::time::Instant::now() > deadline {
+            if status.is_some() || Instant::now() > deadline {
                 return status;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -97,6 +97,19 @@ pub fn last_words(log: &str) -> Result<(), String> {
     match tail.iter().any(advises) {
         true => Ok(()),
         false => Err(format!("the last words do not say what to do:\n{log}")),
+    }
+}
+
+/// The log of a node that has ended, once its last words have come through the pipe.
+pub fn farewell(node: &Node) -> Result<String, String> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        let log = node.log();
+        match last_words(&log) {
+            Err(why) if Instant::now() > deadline => return Err(why),
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            Ok(()) => return Ok(log),
+        }
     }
 }
 

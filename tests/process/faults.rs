@@ -2,7 +2,7 @@
 //! with clear last words, and has never answered 2xx for what is not on the disk; a hiccup only delays.
 
 use crate::beside;
-use crate::child::last_words;
+use crate::child::farewell;
 use crate::random::seed;
 use crate::shim::{Faults, clock_ms};
 use crate::support::{Client, Node};
@@ -38,7 +38,7 @@ fn ends(fault: &str, within: Duration) {
     let log = node.log();
     assert_eq!(status.code(), Some(5), "{context}: {status}\n{log}");
     assert!(took <= within.as_millis() as i64, "{context}: ended {took} ms after the fault\n{log}");
-    last_words(&log).unwrap_or_else(|why| panic!("{context}: {why}"));
+    farewell(&node).unwrap_or_else(|why| panic!("{context}: {why}"));
 
     let node = Node::start(dir.path(), &[]);
     workload.audit(&node);
@@ -65,6 +65,11 @@ fn a_write_without_room() {
 #[test]
 fn a_write_torn_in_two() {
     ends("write torn 0", MARGIN);
+}
+
+#[test]
+fn a_sync_that_fails_under_load() {
+    ends("sync EIO 1", MARGIN);
 }
 
 #[test]
@@ -104,7 +109,7 @@ fn a_sync_that_fails_once_is_not_tried_again() {
         let log = node.log();
         assert_eq!(status.code(), Some(5), "{fault}: {status}\n{log}");
         assert!(took < 1500, "{fault}: ended after {took} ms\n{log}");
-        last_words(&log).unwrap_or_else(|why| panic!("{fault}: {why}"));
+        farewell(&node).unwrap_or_else(|why| panic!("{fault}: {why}"));
         faults.clear();
 
         let node = Node::start(dir.path(), &[]);
