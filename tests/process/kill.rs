@@ -28,8 +28,8 @@ fn sigkill_loses_nothing() {
     for round in 0..rounds {
         let context = format!("round {round} of {rounds}, DYNARUST_SEED={seed}");
         if round > 0 && random.chance(25) {
-            let longest = starts.iter().max().copied().unwrap_or(Duration::from_millis(100));
-            inside_start += u64::from(kill_inside_start(dir.path(), &mut random, longest));
+            let typical = starts.iter().sum::<Duration>() / starts.len() as u32;
+            inside_start += u64::from(kill_inside_start(dir.path(), &mut random, typical));
         }
         let begun = Instant::now();
         let node = Node::launch(Node::command(dir.path(), &[]))
@@ -78,12 +78,12 @@ fn sigkill_loses_nothing() {
 }
 
 /// Starts a node and kills it at a random moment before it serves, or shortly after; true when it was before.
-fn kill_inside_start(dir: &Path, random: &mut Random, longest: Duration) -> bool {
+fn kill_inside_start(dir: &Path, random: &mut Random, within: Duration) -> bool {
     let mut command = Node::command(dir, &[]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the node's binary starts");
     // Not to wait for anything: the length of this pause is the random moment itself.
-    std::thread::sleep(Duration::from_micros(random.below(longest.as_micros() as u64)));
+    std::thread::sleep(Duration::from_micros(random.below(within.as_micros() as u64)));
     let ended = child.try_wait().expect("the child can be waited for");
     child.kill().expect("it can be killed");
     let output = child.wait_with_output().expect("its log can be read");

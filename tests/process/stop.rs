@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 const AT_ONCE: Duration = Duration::from_secs(5);
 
+/// Less than the ten seconds after which `docker stop` kills.
+pub const BEFORE_THE_KILL: Duration = Duration::from_secs(9);
+
 #[test]
 fn sigterm_under_load() {
     under_load(libc::SIGTERM);
@@ -68,21 +71,40 @@ fn idle_connections_hold_nothing_up() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut node = Node::start(dir.path(), &[]);
     let mut idle: Vec<Client> = (0..50).map(|_| Client::new(node.address)).collect();
+    // Half of them have not said a word yet.
     for client in &mut idle[..25] {
         assert_eq!(client.request("GET", "/ready", &[], b"").expect("an answer").status, 200);
     }
-    // One that is half way through a request, and will never finish.
-    idle[30]
-        .send(b"PUT /key/half HTTP/1.1\r\nHost: node\r\nContent-Length: 100\r\n\r\n{\"value")
-        .expect("sent");
     let asked = Instant::now();
     node.signal(libc::SIGTERM);
     let status = node.wait(Duration::from_secs(15));
     assert_eq!(status.code(), Some(0), "{}", node.log());
     assert!(asked.elapsed() < AT_ONCE, "stopped after {:?}\n{}", asked.elapsed(), node.log());
-    drop(idle);
-    let node = Node::start(dir.path(), &[]);
-    assert_eq!(node.request("GET", "/key/half", "").status, 404);
+}
+
+/// Requests that will never be whole: `docker stop` and its like wait ten seconds before they kill.
+#[test]
+fn half_a_request_does_not_hold_up_for_long() {
+    let _beside = beside();
+    let dir = tempfile::tempdir().expect("a directory");
+    for half in [
+        &b"PUT /key/half HTTP/1.1\r\nHost: node\r\nContent-Length: 100\r\n\r\n{\"value"[..],
+        b"GET /key/half HTTP/1.1\r\nHost: no",
+    ] {
+        let mut node = Node::start(dir.path(), &[]);
+        let mut client = Client::new(node.address);
+        client.send(half).expect("sent");
+        // Whoever was accepted later has been answered: the half has arrived.
+        assert_eq!(node.request("GET", "/ready", "").status, 200);
+        let asked = Instant::now();
+        node.signal(libc::SIGTERM);
+        let status = node.wait(Duration::from_secs(60));
+        assert_eq!(status.code(), Some(0), "{}", node.log());
+        assert!(asked.elapsed() < BEFORE_THE_KILL, "stopped after {:?}\n{}", asked.elapsed(), node.log());
+        drop(client);
+        let node = Node::start(dir.path(), &[]);
+        assert_eq!(node.request("GET", "/key/half", "").status, 404);
+    }
 }
 
 /// With a disk slow enough to look at it: a write that was accepted before the signal is answered after it.
@@ -133,7 +155,7 @@ fn stopping(asked: &std::io::Result<Response>) -> bool {
 fn a_stop_right_after_the_start() {
     let _beside = beside();
     let dir = tempfile::tempdir().expect("a directory");
-    for _ in 0..5 {
+    for _ in 0..20 {
         let node = Node::start(dir.path(), &[]);
         let log = node.log();
         assert_eq!(node.stop().code(), Some(0), "{log}");

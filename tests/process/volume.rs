@@ -1,7 +1,9 @@
 //! A small file system of its own for a test, so that a disk can be full without the machine's being so.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -55,6 +57,19 @@ impl Volume {
                 _ => piece /= 2,
             }
         }
+    }
+
+    /// Takes all room but so many bytes.
+    pub fn leave(&self, name: &str, bytes: u64) {
+        self.fill(name, self.free().saturating_sub(bytes));
+    }
+
+    pub fn free(&self) -> u64 {
+        let path = CString::new(self.point.as_os_str().as_bytes()).expect("a path has no zero in it");
+        let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+        let asked = unsafe { libc::statvfs(path.as_ptr(), &mut found) };
+        assert_eq!(asked, 0, "the volume can be asked");
+        found.f_bavail * found.f_frsize
     }
 
     pub fn remove(&self, name: &str) {
