@@ -68,6 +68,9 @@ fn a_full_queue_refuses_with_retry_after() {
     assert_eq!(first.join().expect("it ran").expect("an answer").status, 201);
     assert_eq!(accepted + once.count(&[503]), 64, "every request has its answer, 2xx or 503");
     assert!((48..=56).contains(&refused), "{refused} of 64 refused at once with a queue of 8");
+    crate::say(&format!(
+        "limits: queue of 8, 64 writes: {refused} refused within {at_once:?}, {accepted} accepted and answered"
+    ));
     assert!(at_once < Duration::from_millis(1000), "the refusals took {at_once:?}");
     for reply in once.replies.iter().flatten().filter(|reply| reply.status == 503) {
         let after: u32 =
