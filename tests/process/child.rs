@@ -2,10 +2,11 @@
 //! a process: its memory, its files.
 
 use crate::support::{Node, field};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ impl Attempt {
         let into = log.clone();
         let reader = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                let mut log = into.lock().unwrap();
+                let mut log = into.lock().unwrap_or_else(PoisonError::into_inner);
                 log.push_str(&line);
                 log.push('\n');
             }
@@ -74,7 +75,7 @@ impl Attempt {
         if let Ok(Some(_)) = self.child.try_wait() {
             self.reader.take().map(JoinHandle::join);
         }
-        self.log.lock().unwrap().clone()
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -130,11 +131,8 @@ pub fn sockets(pid: u32) -> usize {
 
 /// Raises this process's limit of open files (children inherit it) as far as allowed, and returns it.
 pub fn raise_file_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    let read = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    assert_eq!(read, 0, "the limit can be read");
-    limit.rlim_cur = limit.rlim_max;
-    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
-    assert_eq!(set, 0, "the soft limit can be raised to the hard one");
-    limit.rlim_cur
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .expect("the soft limit can be raised to the hard one");
+    limit.maximum.unwrap_or(u64::MAX)
 }

@@ -10,6 +10,7 @@
 //! Environment: `DYNARUST_SEED` repeats a run, `DYNARUST_KILL_ROUNDS` and `DYNARUST_CORRUPTIONS` set how many.
 
 #[path = "../support/mod.rs"]
+#[allow(clippy::unwrap_used, reason = "a failed lock fails the test")]
 mod support;
 
 mod checker;
