@@ -242,7 +242,13 @@ fn is_empty(path: &Path) -> io::Result<bool> {
 
 fn take_lock(directory: &Path) -> Result<File, Error> {
     let path = directory.join("LOCK");
-    let refuse = |e: io::Error| Error::Refused(format!("can't lock {}: {e}", path.display()));
+    let refuse = |e: io::Error| {
+        let user = rustix::process::getuid().as_raw();
+        Error::Refused(format!(
+            "can't lock {}: {e}; make the directory writable for user {user}",
+            path.display()
+        ))
+    };
     let mut lock =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(refuse)?;
     let deadline = Instant::now() + Duration::from_millis(LOCK_RETRY_MS);
