@@ -1,0 +1,126 @@
+//! What the disk and the storage engine allow, with nothing of ours around them: appends made durable one by one, and
+//! commits of several inserts straight on sled.
+//!
+//! sled's own flush is not durable on Linux: it calls `sync_file_range`. Every flush here is followed by an fdatasync of
+//! the file that sled writes, so a commit costs what a durable one must.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+use crate::histogram::Histogram;
+use crate::machine::Room;
+use crate::options::Options;
+use crate::report::{Report, Table, median, rate_text, spread_text};
+use crate::request::{Random, key_text, value_text};
+
+/// Measures every limit once a round, and reports medians.
+pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<(), Failure> {
+    let mut appends = Vec::new();
+    let mut commits = vec![Vec::new(); COMMIT_SIZES.len()];
+    let mut stores = Vec::new();
+    for size in COMMIT_SIZES {
+        stores.push(Sled::open(room.subdirectory(&format!("sled-{size}-"))?.keep().as_path())?);
+    }
+    for round in 0..options.rounds {
+        let dir = room.subdirectory("append-")?;
+        appends.push(append(&dir.path().join("file"), options.duration())?);
+        for (index, size) in COMMIT_SIZES.into_iter().enumerate() {
+            commits[index].push(stores[index].commit(size, options, round as u64)?);
+        }
+    }
+    let mut table = Table::new(&["physical limit", "ops/s", "min to max", "commits/s", "p50 ms", "p99 ms"]);
+    table.row(row("4 KiB append + fdatasync, growing file".to_owned(), 1, &appends));
+    for (size, samples) in COMMIT_SIZES.into_iter().zip(&commits) {
+        table.row(row(format!("sled alone, commits of {size}, each flushed and fdatasynced"), size, samples));
+    }
+    report.section("What the machine can do");
+    report.table(&table);
+    Ok(())
+}
+
+/// One measurement of commits.
+#[derive(Clone)]
+struct Sample {
+    commits_a_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+fn row(name: String, size: usize, samples: &[Sample]) -> Vec<String> {
+    let rates: Vec<f64> = samples.iter().map(|s| s.commits_a_second).collect();
+    let ops: Vec<f64> = rates.iter().map(|rate| rate * size as f64).collect();
+    let of = |field: fn(&Sample) -> f64| format!("{:.2}", median(samples.iter().map(field)));
+    vec![
+        name,
+        rate_text(median(ops.iter().copied())),
+        spread_text(&ops),
+        rate_text(median(rates)),
+        of(|s| s.p50_ms),
+        of(|s| s.p99_ms),
+    ]
+}
+
+fn append(file: &Path, time: Duration) -> Result<Sample, Failure> {
+    let mut file = OpenOptions::new().create_new(true).append(true).open(file)?;
+    let block = value_text(4096);
+    repeat(time, || {
+        file.write_all(block.as_bytes())?;
+        file.sync_data()?;
+        Ok(())
+    })
+}
+
+/// A store as the node opens it: no flusher of its own, segments of 2 MiB.
+struct Sled {
+    db: sled::Db,
+    /// The file that holds everything, to be fdatasynced.
+    file: File,
+}
+
+impl Sled {
+    fn open(dir: &Path) -> Result<Sled, Failure> {
+        let db = sled::Config::new().path(dir).segment_size(2 << 20).flush_every_ms(None).open()?;
+        let file = OpenOptions::new().write(true).open(dir.join("db"))?;
+        Ok(Sled { db, file })
+    }
+
+    fn commit(&self, size: usize, options: &Options, round: u64) -> Result<Sample, Failure> {
+        let tree = self.db.open_tree("data")?;
+        let mut random = Random::new(round);
+        let mut value = value_text(options.value_bytes).into_bytes();
+        repeat(options.duration(), || {
+            for _ in 0..size {
+                let counter = random.below(u64::MAX).to_be_bytes();
+                let counted = counter.len().min(value.len());
+                value[..counted].copy_from_slice(&counter[..counted]);
+                tree.insert(key_text(random.below(options.keys)).as_bytes(), value.as_slice())?;
+            }
+            self.db.flush()?;
+            self.file.sync_data()?;
+            Ok(())
+        })
+    }
+}
+
+/// Commits again and again until the time is over.
+fn repeat(time: Duration, mut commit: impl FnMut() -> Result<(), Failure>) -> Result<Sample, Failure> {
+    let mut latencies = Histogram::new();
+    let start = Instant::now();
+    let mut last = start;
+    while last - start < time {
+        commit()?;
+        let now = Instant::now();
+        latencies.record(now - last);
+        last = now;
+    }
+    Ok(Sample {
+        commits_a_second: latencies.total() as f64 / (last - start).as_secs_f64(),
+        p50_ms: latencies.quantile_ms(0.5),
+        p99_ms: latencies.quantile_ms(0.99),
+    })
+}
+
+const COMMIT_SIZES: [usize; 3] = [1, 64, 256];
