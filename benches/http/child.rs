@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -53,7 +54,8 @@ impl Server {
         address: SocketAddr,
     ) -> Result<(Server, mpsc::Receiver<String>), Failure> {
         let program = command.get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        die_with_us(command);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| format!("{program}: {e}"))?;
         let stderr = child.stderr.take().ok_or("standard error is piped")?;
         let log = Arc::new(Mutex::new(VecDeque::new()));
@@ -96,6 +98,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Has the kernel kill the process when the benchmark is gone, however that came about.
+pub fn die_with_us(command: &mut Command) {
+    let ask = || Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?);
+    // SAFETY: between fork and exec this makes one system call, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// An address of loopback that nobody listens on right now.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -28,6 +28,8 @@ pub struct Sample {
     pub server_cpu_us: Option<f64>,
     /// The load generator's own processor time as a share of one core; unknown for `redis-benchmark`.
     pub generator_cpu: Option<f64>,
+    /// How many cores were busy with things that are not part of this measurement; unknown when the server is not ours.
+    pub others_cores: Option<f64>,
     pub failures: BTreeMap<String, u64>,
 }
 
@@ -90,13 +92,13 @@ impl Contestant {
     pub fn kill_and_restart(&mut self) -> Result<Duration, Failure> {
         self.server = None;
         let dir = self.dir.as_ref().ok_or("only servers that were started here can be restarted")?;
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let server = launch(self.kind, dir.path())?;
         self.address = server.address;
         self.server = Some(server);
-        let first = self.http(Operation::Get, 1, Until::EveryKey, 1, 0);
         if self.kind != Kind::Redis {
-            expect_clean(self.kind, &first?)?;
+            // Redis was asked for the first key by its own protocol, or it would not count as started.
+            expect_clean(self.kind, &self.http(Operation::Get, 1, Until::EveryKey, 1, 0)?)?;
         }
         Ok(start.elapsed())
     }
@@ -130,6 +132,7 @@ impl Contestant {
             return self.measure_redis(operation, connections, time);
         }
         let cpu = self.cpu();
+        let others = Others::watch(cpu);
         let outcome = self.http(operation, connections, Until::Elapsed(time), self.keys, seed)?;
         let spent = self.cpu().zip(cpu).map(|(after, before)| after - before);
         Ok(Sample {
@@ -139,6 +142,7 @@ impl Contestant {
             max_ms: outcome.latencies.max_ms(),
             server_cpu_us: spent.map(|cpu| cpu.as_secs_f64() * 1e6 / outcome.answers.max(1) as f64),
             generator_cpu: Some(outcome.own_cpu),
+            others_cores: others.cores(self.cpu()),
             failures: outcome.failures,
         })
     }
@@ -193,6 +197,7 @@ impl Contestant {
         };
         let requests = rate * time.as_secs_f64();
         let cpu = self.cpu();
+        let others = Others::watch(cpu);
         let bench = run(requests)?;
         let spent = self.cpu().zip(cpu).map(|(after, before)| after - before);
         self.redis_rates.insert(place, bench.rate);
@@ -203,8 +208,29 @@ impl Contestant {
             max_ms: bench.max_ms,
             server_cpu_us: spent.map(|cpu| cpu.as_secs_f64() * 1e6 / requests.max(1.0)),
             generator_cpu: None,
+            others_cores: others.cores(self.cpu()),
             failures: BTreeMap::new(),
         })
+    }
+}
+
+/// Watches what the machine does besides the load and the server under load.
+struct Others {
+    since: Instant,
+    busy: Duration,
+    ours: Duration,
+}
+
+impl Others {
+    fn watch(server: Option<Duration>) -> Others {
+        let ours = machine::family_cpu() + server.unwrap_or_default();
+        Others { since: Instant::now(), busy: machine::busy_cpu(), ours }
+    }
+
+    fn cores(&self, server: Option<Duration>) -> Option<f64> {
+        let busy = machine::busy_cpu().saturating_sub(self.busy);
+        let ours = (machine::family_cpu() + server?).saturating_sub(self.ours);
+        Some(busy.saturating_sub(ours).as_secs_f64() / self.since.elapsed().as_secs_f64())
     }
 }
 

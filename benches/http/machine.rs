@@ -71,12 +71,44 @@ pub fn own_cpu() -> Duration {
 
 /// Processor time of a process so far, all its threads together; in steps of 10 ms.
 pub fn cpu_of(pid: u32) -> Duration {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold spaces; user and system time are fields 14 and 15.
+    cpu_fields(&pid.to_string(), 2)
+}
+
+/// User and system time are fields 14 and 15 of `stat`, those of the children that were waited for 16 and 17.
+fn cpu_fields(process: &str, count: usize) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold spaces.
     let after_name = text.rsplit(')').next().unwrap_or_default();
     let ticks: u64 =
-        after_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+        after_name.split_whitespace().skip(11).take(count).filter_map(|n| n.parse::<u64>().ok()).sum();
     Duration::from_millis(ticks * 10)
+}
+
+/// Processor time of this process so far, and of its children that have ended.
+pub fn family_cpu() -> Duration {
+    cpu_fields("self", 4)
+}
+
+/// Processor time that all cores have spent on anything so far, the hypervisor's share included.
+pub fn busy_cpu() -> Duration {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields = text.split_whitespace().skip(1).take(8).filter_map(|n| n.parse::<u64>().ok()).enumerate();
+    // The fourth and fifth are idle time, the last is stolen time.
+    Duration::from_millis(
+        fields.filter(|(index, _)| !matches!(index, 3 | 4)).map(|(_, ticks)| ticks).sum::<u64>() * 10,
+    )
+}
+
+/// Waits until the machine has little else to do, at most that many seconds.
+pub fn wait_for_quiet(seconds: u32) {
+    let glance = Duration::from_millis(200);
+    for _ in 0..u64::from(seconds) * 5 {
+        let before = busy_cpu();
+        std::thread::sleep(glance);
+        if busy_cpu().saturating_sub(before) < glance / 5 {
+            return;
+        }
+    }
 }
 
 /// Resident memory of a process in MiB.

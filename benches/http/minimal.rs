@@ -1,13 +1,11 @@
 //! The least that an actix-web server can do: what the framework alone costs. It runs in a process of its own, with as
 //! many workers as the node has by default, and stores nothing.
 
-use std::io::Read;
-
 use actix_web::{App, HttpResponse, HttpServer, web};
 
 use crate::Failure;
 
-/// Serves on a free port of loopback until standard input ends.
+/// Serves on a free port of loopback until it is killed.
 pub fn serve() -> Result<(), Failure> {
     actix_web::rt::System::new().block_on(async {
         let routes = || {
@@ -15,14 +13,7 @@ pub fn serve() -> Result<(), Failure> {
         };
         let server = HttpServer::new(routes).bind("127.0.0.1:0")?;
         eprintln!("serving address={}", server.addrs()[0]);
-        let running = server.disable_signals().run();
-        let handle = running.handle();
-        std::thread::spawn(move || {
-            let _ = std::io::stdin().read_to_end(&mut Vec::new());
-            drop(handle.stop(false));
-            std::process::exit(0);
-        });
-        Ok::<(), Failure>(running.await?)
+        Ok::<(), Failure>(server.run().await?)
     })
 }
 
@@ -38,5 +29,5 @@ async fn put(body: web::Bytes) -> HttpResponse {
 }
 
 /// 150 bytes, as an answer with a small value would have.
-pub const ANSWER: &str = r#"{"key":"key:000000000000","value":"0123456789012345678901234567890123456789","version":"0123456789abcdef-1","updated_at":"2026-01-01T00:00:00.000Z"}"#;
+pub const ANSWER: &str = r#"{"key":"key:000000000000","value":"012345678901234567890123456789012345678901","version":"0123456789abcdef-1","updated_at":"2026-01-01T00:00:00.000Z"}"#;
 const STORED: &str = r#"{"key":"key:000000000000","version":"0123456789abcdef-1","replicas":1}"#;

@@ -39,6 +39,10 @@ pub struct Options {
     /// With --target: its keys are there already, don't write all of them before the GETs.
     #[arg(long, requires = "target")]
     pub no_fill: bool,
+    /// Before each measurement, wait up to this many seconds until nobody else works on this machine; repeat it, twice at
+    /// most, when somebody then did all the same.
+    #[arg(long, default_value_t = 0)]
+    pub quiet: u32,
     /// Writes the report as markdown into this file too.
     #[arg(long)]
     pub markdown: Option<PathBuf>,
@@ -48,7 +52,7 @@ pub struct Options {
     /// What cargo adds to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Runs as the minimal actix-web server until standard input ends.
+    /// Runs as the minimal actix-web server until it is killed.
     #[arg(long, hide = true)]
     pub serve_minimal: bool,
 }

@@ -6,12 +6,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::histogram::Histogram;
-use crate::machine::Room;
+use crate::machine::{self, Room};
 use crate::options::Options;
 use crate::report::{Report, Table, median, rate_text, spread_text};
 use crate::request::{Random, key_text, value_text};
@@ -19,6 +20,7 @@ use crate::request::{Random, key_text, value_text};
 /// Measures every limit once a round, and reports medians.
 pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<(), Failure> {
     let mut appends = Vec::new();
+    let mut rewrites = Vec::new();
     let mut commits = vec![Vec::new(); COMMIT_SIZES.len()];
     let mut stores = Vec::new();
     for size in COMMIT_SIZES {
@@ -26,13 +28,18 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<()
     }
     for round in 0..options.rounds {
         let dir = room.subdirectory("append-")?;
-        appends.push(append(&dir.path().join("file"), options.duration())?);
+        machine::wait_for_quiet(options.quiet);
+        appends.push(append(&dir.path().join("growing"), options.duration())?);
+        machine::wait_for_quiet(options.quiet);
+        rewrites.push(rewrite(&dir.path().join("written"), options.duration())?);
         for (index, size) in COMMIT_SIZES.into_iter().enumerate() {
+            machine::wait_for_quiet(options.quiet);
             commits[index].push(stores[index].commit(size, options, round as u64)?);
         }
     }
     let mut table = Table::new(&["physical limit", "ops/s", "min to max", "commits/s", "p50 ms", "p99 ms"]);
     table.row(row("4 KiB append + fdatasync, growing file".to_owned(), 1, &appends));
+    table.row(row("4 KiB write + fdatasync, file that has its blocks".to_owned(), 1, &rewrites));
     for (size, samples) in COMMIT_SIZES.into_iter().zip(&commits) {
         table.row(row(format!("sled alone, commits of {size}, each flushed and fdatasynced"), size, samples));
     }
@@ -69,6 +76,23 @@ fn append(file: &Path, time: Duration) -> Result<Sample, Failure> {
     repeat(time, || {
         file.write_all(block.as_bytes())?;
         file.sync_data()?;
+        Ok(())
+    })
+}
+
+/// Writes in a circle over blocks that are on the disk already: nothing about the file itself has to be made durable.
+fn rewrite(file: &Path, time: Duration) -> Result<Sample, Failure> {
+    let block = value_text(4096);
+    let file = File::create_new(file)?;
+    for index in 0..REWRITTEN_BLOCKS {
+        file.write_all_at(block.as_bytes(), index * 4096)?;
+    }
+    file.sync_all()?;
+    let mut index = 0;
+    repeat(time, || {
+        file.write_all_at(block.as_bytes(), index * 4096)?;
+        file.sync_data()?;
+        index = (index + 1) % REWRITTEN_BLOCKS;
         Ok(())
     })
 }
@@ -123,4 +147,5 @@ fn repeat(time: Duration, mut commit: impl FnMut() -> Result<(), Failure>) -> Re
     })
 }
 
+const REWRITTEN_BLOCKS: u64 = 4096;
 const COMMIT_SIZES: [usize; 3] = [1, 64, 256];

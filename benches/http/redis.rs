@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Failure;
-use crate::child::{Server, free_address};
+use crate::child::{Server, die_with_us, free_address};
 use crate::options::Operation;
 use crate::request::{Random, key_text, value_text};
 
@@ -44,6 +44,7 @@ pub fn bench(
     command.args(["-h", "127.0.0.1", "-p", &address.port().to_string(), "-t", test, "--csv"]);
     command.args(["-c", &connections.to_string(), "-n", &requests.to_string()]);
     command.args(["-d", &value_bytes.to_string(), "-r", &keys.to_string()]);
+    die_with_us(&mut command);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let deadline = Instant::now() + BENCH_MAX;
     let status = loop {
