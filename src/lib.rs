@@ -1,1 +1,19 @@
+//! DynaRust: a key-value store in which every node holds everything, and every acknowledged write is on the disk.
+//!
+//! The rooms, from the ground up; a room imports only from the floors below (`docs/architecture.md`):
+//! floor 0 `limits`, `metrics`, `exit`; floor 1 `replica`, the pure rules; floor 2 `storage`, the vault; floor 3 `api`,
+//! the clients' door; floor 4 `server`; floor 5 `node`, which starts and stops everything. Beside: `cli`, `config`,
+//! `logger`, `health`.
 
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod health;
+pub mod limits;
+pub mod logger;
+pub mod metrics;
+pub mod node;
+pub mod replica;
+pub mod server;
+pub mod storage;

@@ -1,1 +1,34 @@
-fn main() {}
+//! The porch: flags in, exit code out. It translates and decides nothing.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use dynarust::cli::{Cli, Command};
+use dynarust::config::Config;
+use dynarust::exit::Exit;
+use dynarust::{health, logger, node};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(Command::Healthcheck(flags)) = cli.command {
+        return match health::check(&flags) {
+            Ok(()) => Exit::Stopped.into(),
+            Err(why) => fail(Exit::Unforeseen, &why),
+        };
+    }
+    let config = match Config::of(cli.node) {
+        Ok(config) => config,
+        Err(wrong) => return fail(Exit::Usage, &wrong.to_string()),
+    };
+    logger::start();
+    match node::run(config) {
+        Ok(()) => Exit::Stopped.into(),
+        Err(end) => fail(end.exit, &end.to_string()),
+    }
+}
+
+fn fail(exit: Exit, why: &str) -> ExitCode {
+    eprintln!("error: {why}");
+    exit.into()
+}

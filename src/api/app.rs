@@ -1,0 +1,109 @@
+//! What every handler can reach: the store once it is open, the limits, the counters; and who is still being served.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::problem::{Code, Problem};
+use crate::limits::TRANSIT_BYTES_MAX;
+use crate::metrics::Metrics;
+use crate::storage::Store;
+
+/// One for the whole process, shared by all workers.
+pub struct App {
+    store: OnceLock<Store>,
+    stopping: AtomicBool,
+    /// Requests whose answer is not out yet.
+    serving: AtomicUsize,
+    transit: Arc<Semaphore>,
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// Longest value text, in bytes.
+    pub value_bytes_max: usize,
+    /// A request's body must be in by then.
+    pub request_timeout: Duration,
+    /// Milliseconds since 1970.
+    pub now_ms: fn() -> u64,
+    /// Where the node listens.
+    pub address: SocketAddr,
+    /// When the process started.
+    pub started: Instant,
+}
+
+impl App {
+    /// An app without a store yet: it answers that it is starting.
+    pub fn new(
+        address: SocketAddr,
+        value_bytes_max: usize,
+        request_timeout: Duration,
+        metrics: Arc<Metrics>,
+        now_ms: fn() -> u64,
+    ) -> App {
+        App {
+            store: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            serving: AtomicUsize::new(0),
+            transit: Arc::new(Semaphore::new(TRANSIT_BYTES_MAX)),
+            metrics,
+            value_bytes_max,
+            request_timeout,
+            now_ms,
+            address,
+            started: Instant::now(),
+        }
+    }
+
+    /// From now on requests are served.
+    pub fn open(&self, store: Store) {
+        let _ = self.store.set(store);
+    }
+
+    /// From now on they are not; those under way are finished.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Is the node on its way out?
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// The store, if requests are served.
+    pub fn store(&self) -> Result<&Store, Problem> {
+        if self.stopping() {
+            return Err(Problem::new(Code::Stopping, "try another node, or this one after its restart"));
+        }
+        self.store
+            .get()
+            .ok_or_else(|| Problem::new(Code::Starting, "the data directory is being recovered: try again"))
+    }
+
+    /// Counts a request until its answer is out.
+    pub fn serve(self: &Arc<App>) -> Serving {
+        self.serving.fetch_add(1, Ordering::SeqCst);
+        Serving(self.clone())
+    }
+
+    /// How many requests are under way.
+    pub fn under_way(&self) -> usize {
+        self.serving.load(Ordering::SeqCst)
+    }
+
+    /// Room in memory for so many bytes of a large body or answer, until the permit is dropped.
+    pub fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = self.transit.clone().try_acquire_many_owned(bytes.min(TRANSIT_BYTES_MAX) as u32);
+        permit.map_err(|_| Problem::new(Code::Busy, "too many large values are under way: try again"))
+    }
+}
+
+/// A request under way.
+pub struct Serving(Arc<App>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.fetch_sub(1, Ordering::SeqCst);
+    }
+}

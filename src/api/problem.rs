@@ -1,0 +1,201 @@
+//! Every error that a client can meet: code, status, what to do; the only place with error statuses.
+//!
+//! Answers are problem details (RFC 9457). The client gets the code and what it can act on; causes inside of the node go to
+//! the log, where they happen.
+
+use std::fmt::Write as _;
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+
+use super::json::Fault;
+use crate::storage::{Error, Rejection};
+
+/// What kind of error it is; the text is part of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// Nothing under this key, or it has expired.
+    NotFound,
+    /// No such path.
+    NoSuchPath,
+    /// The path is there, the method is not.
+    MethodNotAllowed,
+    /// The key in the path is no key.
+    InvalidKey,
+    /// The body is not what the path takes.
+    InvalidBody,
+    /// A query parameter is unknown or wrong.
+    InvalidParameter,
+    /// A header is wrong.
+    InvalidHeader,
+    /// The request was not in by its time.
+    RequestTimeout,
+    /// The causality token names what this node has not seen.
+    TokenAhead,
+    /// Too many siblings.
+    TooManySiblings,
+    /// The precondition does not hold.
+    PreconditionFailed,
+    /// The value is too large.
+    TooLarge,
+    /// What is stored can't be read.
+    Damaged,
+    /// Too much is waiting.
+    Busy,
+    /// Not ready yet.
+    Starting,
+    /// Not any more.
+    Stopping,
+    /// No room on the disk.
+    DiskFull,
+}
+
+impl Code {
+    /// Code, status and title.
+    fn row(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Code::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is nothing under this key"),
+            Code::NoSuchPath => ("no-such-path", StatusCode::NOT_FOUND, "There is no such path"),
+            Code::MethodNotAllowed => {
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The path does not take this method")
+            }
+            Code::InvalidKey => ("invalid-key", StatusCode::BAD_REQUEST, "The key is not valid"),
+            Code::InvalidBody => ("invalid-body", StatusCode::BAD_REQUEST, "The body is not valid"),
+            Code::InvalidParameter => {
+                ("invalid-parameter", StatusCode::BAD_REQUEST, "A query parameter is not valid")
+            }
+            Code::InvalidHeader => ("invalid-header", StatusCode::BAD_REQUEST, "A header is not valid"),
+            Code::RequestTimeout => {
+                ("request-timeout", StatusCode::REQUEST_TIMEOUT, "The request did not arrive in time")
+            }
+            Code::TokenAhead => {
+                ("causality-token-ahead", StatusCode::CONFLICT, "This node has not seen what the token names")
+            }
+            Code::TooManySiblings => {
+                ("too-many-siblings", StatusCode::CONFLICT, "The key has too many concurrent versions")
+            }
+            Code::PreconditionFailed => {
+                ("precondition-failed", StatusCode::PRECONDITION_FAILED, "The precondition does not hold")
+            }
+            Code::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The value is too large"),
+            Code::Damaged => ("damaged", StatusCode::INTERNAL_SERVER_ERROR, "The stored value can't be read"),
+            Code::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "The node has too much to do"),
+            Code::Starting => ("starting", StatusCode::SERVICE_UNAVAILABLE, "The node is starting"),
+            Code::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "The node is stopping"),
+            Code::DiskFull => ("disk-full", StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
+        }
+    }
+
+    /// The status that goes with it.
+    pub fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    /// Seconds after which trying again makes sense.
+    fn retry_after(self) -> Option<&'static str> {
+        matches!(self, Code::Busy | Code::Starting | Code::Stopping).then_some("1")
+    }
+}
+
+/// An error on its way to the client.
+#[derive(Debug)]
+pub struct Problem {
+    /// What kind.
+    pub code: Code,
+    detail: String,
+    place: Option<(usize, usize)>,
+    allow: Option<&'static str>,
+    etag: Option<String>,
+}
+
+impl Problem {
+    /// A problem with what the client can do about it.
+    pub fn new(code: Code, detail: impl Into<String>) -> Problem {
+        Problem { code, detail: detail.into(), place: None, allow: None, etag: None }
+    }
+
+    /// The methods that the path takes.
+    pub fn not_allowed(method: &str, allow: &'static str) -> Problem {
+        let detail = format!("{method} is not among the methods of this path: {allow}");
+        Problem { allow: Some(allow), ..Problem::new(Code::MethodNotAllowed, detail) }
+    }
+
+    /// The answer; `close` ends the connection after it.
+    pub fn answer(&self, close: bool) -> HttpResponse {
+        let (code, status, title) = self.code.row();
+        let mut body = format!(
+            "{{\"type\":\"urn:dynarust:problem:{code}\",\"title\":\"{title}\",\"status\":{},\"detail\":{}",
+            status.as_u16(),
+            serde_json::Value::from(self.detail.as_str())
+        );
+        if let Some((line, column)) = self.place {
+            let _ = write!(body, ",\"line\":{line},\"column\":{column}");
+        }
+        body.push('}');
+        let mut answer = HttpResponse::build(status);
+        answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")));
+        if let Some(seconds) = self.code.retry_after() {
+            answer.insert_header((header::RETRY_AFTER, HeaderValue::from_static(seconds)));
+        }
+        if let Some(allow) = self.allow {
+            answer.insert_header((header::ALLOW, HeaderValue::from_static(allow)));
+        }
+        if let Some(etag) = &self.etag {
+            answer.insert_header((header::ETAG, etag.as_str()));
+        }
+        if close {
+            answer.force_close();
+        }
+        answer.body(body)
+    }
+}
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Problem {
+        let detail = format!("{} at line {} column {}", fault.what, fault.line, fault.column);
+        Problem { place: Some((fault.line, fault.column)), ..Problem::new(Code::InvalidBody, detail) }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        log::error!("{error}");
+        Problem::new(
+            Code::Damaged,
+            "the log of the node says which; `DynaRust inspect` looks into a stopped node's data",
+        )
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Problem {
+        let (code, detail) = match &rejection {
+            Rejection::Precondition(Some(token)) => {
+                let etag = Some(format!("\"{token}\""));
+                let detail = format!("the key has version {token}");
+                return Problem { etag, ..Problem::new(Code::PreconditionFailed, detail) };
+            }
+            Rejection::Precondition(None) => (Code::PreconditionFailed, "there is nothing under the key"),
+            Rejection::Nothing => (Code::NotFound, "there is nothing to delete"),
+            Rejection::TokenAhead => (
+                Code::TokenAhead,
+                "try again when this node has caught up, or read the key here and use its version",
+            ),
+            Rejection::TooManySiblings => (
+                Code::TooManySiblings,
+                "write without Causality-Token, or with the version of a read that shows them all",
+            ),
+            Rejection::Busy => (Code::Busy, "too many writes are waiting for the disk: try again"),
+            Rejection::DiskFull => {
+                (Code::DiskFull, "reads go on, deletes may; writes go on when there is room")
+            }
+            Rejection::Stopping => (Code::Stopping, "try another node, or this one after its restart"),
+            Rejection::Damaged => (
+                Code::Damaged,
+                "the log of the node says which; `DynaRust inspect` looks into a stopped node's data",
+            ),
+        };
+        Problem::new(code, detail)
+    }
+}

@@ -1,0 +1,241 @@
+//! What a request says: its key, its conditions, its options, its body. Refuses what it can't understand, and says where.
+
+use std::pin::Pin;
+use std::str::FromStr;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{self, HeaderName};
+use actix_web::web::{Bytes, BytesMut, Payload};
+use futures_core::Stream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::app::App;
+use super::json;
+use super::problem::{Code, Problem};
+use crate::limits::{
+    BODY_OVERHEAD_BYTES, KEY_BYTES_MAX, TAGS_MAX, TRANSIT_FREE_BYTES, TTL_SECONDS_MAX, WAIT_MS_DEFAULT,
+    WAIT_MS_MAX,
+};
+use crate::replica::Token;
+use crate::storage::{Condition, Tags};
+
+/// The key of a request: everything after `/key/`, percent-decoded once, slashes included.
+pub fn key(request: &HttpRequest) -> Result<Vec<u8>, Problem> {
+    let raw = request.uri().path().strip_prefix("/key/");
+    let raw = raw.ok_or_else(|| Problem::new(Code::NoSuchPath, "keys live under /key/"))?;
+    let refuse = |why: String| Err(Problem::new(Code::InvalidKey, why));
+    let mut rest = raw.as_bytes().iter();
+    while let Some(byte) = rest.next() {
+        let mut digit = || rest.next().is_some_and(u8::is_ascii_hexdigit);
+        if *byte == b'%' && !(digit() && digit()) {
+            return refuse(
+                "a '%' in the path must be followed by two hex digits; a '%' itself is written %25".into(),
+            );
+        }
+    }
+    let key: Vec<u8> = percent_encoding::percent_decode_str(raw).collect();
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return refuse(format!("a key has 1 to {KEY_BYTES_MAX} bytes, this one has {}", key.len()));
+    }
+    match std::str::from_utf8(&key) {
+        Ok(_) => Ok(key),
+        Err(e) => refuse(format!("a key is UTF-8, this one is not at byte {}", e.valid_up_to())),
+    }
+}
+
+/// Who must have a write on the disk before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// So many members, this one included.
+    Members(u32),
+    /// More than half of them.
+    Majority,
+    /// Every one.
+    All,
+}
+
+/// The options in a write's query.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// `w`
+    pub wanted: Wanted,
+    /// `timeout_ms`
+    pub timeout_ms: u64,
+}
+
+/// Reads `?w=` and `?timeout_ms=`; anything else is refused, or a misspelt option would do nothing in silence.
+pub fn options(request: &HttpRequest) -> Result<Options, Problem> {
+    let mut options = Options { wanted: Wanted::Members(1), timeout_ms: WAIT_MS_DEFAULT };
+    for (name, value) in parameters(request) {
+        let refuse = |why: &str| Err(Problem::new(Code::InvalidParameter, format!("{name}={value}: {why}")));
+        match name {
+            "w" => match (value, value.parse()) {
+                ("majority", _) => options.wanted = Wanted::Majority,
+                ("all", _) => options.wanted = Wanted::All,
+                (_, Ok(members @ 1..)) => options.wanted = Wanted::Members(members),
+                _ => return refuse("w is a number from 1, 'majority' or 'all'"),
+            },
+            "timeout_ms" => match value.parse() {
+                Ok(ms @ 0..=WAIT_MS_MAX) => options.timeout_ms = ms,
+                _ => return refuse(&format!("timeout_ms is a number from 0 to {WAIT_MS_MAX}")),
+            },
+            _ => return refuse("the parameters of this path are w and timeout_ms"),
+        }
+    }
+    Ok(options)
+}
+
+/// For paths that take no query at all.
+pub fn no_parameters(request: &HttpRequest) -> Result<(), Problem> {
+    match parameters(request).next() {
+        None => Ok(()),
+        Some((name, _)) => {
+            Err(Problem::new(Code::InvalidParameter, format!("{name}: this path takes no parameters")))
+        }
+    }
+}
+
+fn parameters(request: &HttpRequest) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = request.query_string().split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// `If-Match` and `If-None-Match` of a write, compared strongly (RFC 9110 section 13.1.1) and weakly (13.1.2).
+pub fn condition(request: &HttpRequest) -> Result<Condition, Problem> {
+    Ok(Condition {
+        matches: tags(request, header::IF_MATCH, false)?,
+        matches_none: tags(request, header::IF_NONE_MATCH, true)?,
+    })
+}
+
+/// The versions that a client says it has seen.
+pub fn token(request: &HttpRequest) -> Result<Option<Token>, Problem> {
+    let name = HeaderName::from_static("causality-token");
+    let Some(value) = request.headers().get(&name) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("").trim();
+    let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+    let token = Token::from_str(text).map_err(|_| {
+        Problem::new(Code::InvalidHeader, "Causality-Token is a version, as an answer shows it")
+    })?;
+    Ok(Some(token))
+}
+
+/// A list of entity tags; one that is not a version of ours matches nothing, but it must be a tag.
+fn tags(request: &HttpRequest, name: HeaderName, weak: bool) -> Result<Option<Tags>, Problem> {
+    let mut seen = None;
+    for value in request.headers().get_all(&name) {
+        let text = value.to_str().unwrap_or("\u{fffd}").trim();
+        if text == "*" {
+            return Ok(Some(Tags::Any));
+        }
+        let tokens = seen.get_or_insert_with(Vec::new);
+        for tag in text.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
+            let (opaque, is_weak) = tag.strip_prefix("W/").map_or((tag, false), |tag| (tag, true));
+            let inner = opaque.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+            let Some(inner) = inner.filter(|inner| !inner.contains('"')) else {
+                let what = format!("{name}: an entity tag stands in double quotes, as in ETag, or is *");
+                return Err(Problem::new(Code::InvalidHeader, what));
+            };
+            if tokens.len() >= TAGS_MAX {
+                return Err(Problem::new(
+                    Code::InvalidHeader,
+                    format!("{name}: more than {TAGS_MAX} entity tags"),
+                ));
+            }
+            tokens.extend(Token::from_str(inner).ok().filter(|_| weak || !is_weak));
+        }
+    }
+    Ok(seen.map(Tags::These))
+}
+
+/// What a PUT stores.
+#[derive(Debug)]
+pub struct Put {
+    /// The value's JSON text, as the client wrote it.
+    pub text: Vec<u8>,
+    /// How long it lives, in ms.
+    pub ttl_ms: Option<u64>,
+}
+
+/// Reads `{"value": …, "ttl_seconds"?: …}`.
+pub fn put(body: &[u8], value_bytes_max: usize) -> Result<Put, Problem> {
+    let refuse = |what: String| Err(Problem::new(Code::InvalidBody, what));
+    let (mut text, mut ttl_ms) = (None, None);
+    for (name, raw) in json::object(body)? {
+        match name.as_ref() {
+            "value" => text = Some(raw),
+            "ttl_seconds" => {
+                let seconds = raw.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= TTL_SECONDS_MAX);
+                match seconds {
+                    Some(seconds) => ttl_ms = Some((seconds * 1_000.0).ceil() as u64),
+                    None => {
+                        return refuse(format!(
+                            "ttl_seconds is a number above 0 and up to {TTL_SECONDS_MAX}"
+                        ));
+                    }
+                }
+            }
+            name => {
+                return refuse(format!(
+                    "unknown member \"{name}\": the body is {{\"value\": …, \"ttl_seconds\"?: …}}"
+                ));
+            }
+        }
+    }
+    let Some(text) = text else { return refuse("the member \"value\" is missing".into()) };
+    if text.len() > value_bytes_max {
+        return Err(too_large(value_bytes_max));
+    }
+    Ok(Put { text: text.as_bytes().to_vec(), ttl_ms })
+}
+
+fn too_large(value_bytes_max: usize) -> Problem {
+    Problem::new(
+        Code::TooLarge,
+        format!("a value has at most {value_bytes_max} bytes of JSON text on this node"),
+    )
+}
+
+/// A whole body, and the room in memory that it takes.
+pub async fn body(
+    request: &HttpRequest,
+    payload: Payload,
+    app: &App,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+    let limit = app.value_bytes_max + BODY_OVERHEAD_BYTES;
+    let declared =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|bytes| bytes > limit as u64) {
+        return Err(too_large(app.value_bytes_max));
+    }
+    match tokio::time::timeout(app.request_timeout, collect(payload, limit, app)).await {
+        Ok(collected) => collected,
+        Err(_) => Err(Problem::new(Code::RequestTimeout, "the body did not arrive in time")),
+    }
+}
+
+async fn collect(
+    mut payload: Payload,
+    limit: usize,
+    app: &App,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+    let mut whole = BytesMut::new();
+    let mut room: Option<OwnedSemaphorePermit> = None;
+    while let Some(piece) = std::future::poll_fn(|cx| Pin::new(&mut payload).poll_next(cx)).await {
+        let piece = piece.map_err(|e| Problem::new(Code::InvalidBody, format!("the body broke off: {e}")))?;
+        if whole.len() + piece.len() > limit {
+            return Err(too_large(app.value_bytes_max));
+        }
+        // Room is taken as bytes come in, so that a slow client can't hold more than it has sent.
+        let over = (whole.len() + piece.len()).saturating_sub(whole.len().max(TRANSIT_FREE_BYTES));
+        if over > 0 {
+            let more = app.room(over)?;
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
+            }
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok((whole.freeze(), room))
+}

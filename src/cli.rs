@@ -1,0 +1,93 @@
+//! The command line, as typed: names, help and environment twins. What it means is decided in `config.rs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::limits;
+
+/// A key-value store that starts with one command: every acknowledged write is on the disk.
+///
+/// Start a node, write a key, read it back:
+///
+///   DynaRust 127.0.0.1:6660
+///   curl -X PUT http://127.0.0.1:6660/key/mykey -d '{"value": "mydata"}'
+///   curl http://127.0.0.1:6660/key/mykey
+#[derive(Parser, Debug)]
+#[command(name = "DynaRust", version, verbatim_doc_comment)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
+#[command(after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do instead of running a node.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run a node.
+    #[command(flatten)]
+    pub node: Node,
+}
+
+const EXIT_CODES: &str = "\
+RUST_LOG sets the log level: error, warn, info (default), debug.
+
+Exit codes: 0 stopped as asked; 1 unforeseen; 2 wrong usage; 3 the data directory is refused (foreign, locked, newer
+format, unwritable); 4 the data directory is damaged; 5 the storage failed while running, restart; 6 can't listen.";
+
+/// Subcommands never take a listen address.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Ask a running node whether it is ready: exit code 0 if it is, 1 if not
+    Healthcheck(Healthcheck),
+}
+
+/// Which node to ask.
+#[derive(Args, Debug)]
+pub struct Healthcheck {
+    /// Where the node listens; by default what it wrote into its data directory
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Option<String>,
+    /// The data directory of the node
+    #[arg(long, value_name = "DIR", env = "DYNARUST_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Flags of a node.
+#[derive(Args, Debug)]
+pub struct Node {
+    /// Address to listen on, such as 127.0.0.1:6660 or 0.0.0.0:6660; port 0 takes a free one
+    #[arg(required = true, value_name = "LISTEN")]
+    pub listen: Option<String>,
+    /// Members of a cluster to join (not in this release: a join address is refused)
+    #[arg(value_name = "JOIN")]
+    pub join: Vec<String>,
+    /// Where the data lives [default: data/<LISTEN>]
+    #[arg(long, value_name = "DIR", env = "DYNARUST_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Longest value, in bytes of its JSON text
+    #[arg(long, value_name = "BYTES", env = "DYNARUST_MAX_VALUE_BYTES", default_value_t = limits::VALUE_BYTES_DEFAULT)]
+    pub max_value_bytes: usize,
+    /// Most connections at a time; further clients wait
+    #[arg(long, value_name = "N", env = "DYNARUST_MAX_CONNECTIONS", default_value_t = limits::CONNECTIONS_DEFAULT)]
+    pub max_connections: usize,
+    /// Time for a request's head to arrive, and again for its body
+    #[arg(long, value_name = "MS", env = "DYNARUST_REQUEST_TIMEOUT_MS", default_value_t = limits::REQUEST_TIMEOUT_MS_DEFAULT)]
+    pub request_timeout_ms: u64,
+    /// How long a connection may stay open without a request
+    #[arg(long, value_name = "MS", env = "DYNARUST_IDLE_TIMEOUT_MS", default_value_t = limits::IDLE_TIMEOUT_MS_DEFAULT)]
+    pub idle_timeout_ms: u64,
+    /// How many writes may wait for the disk; more are answered 503
+    #[arg(long, value_name = "N", env = "DYNARUST_WRITE_QUEUE", default_value_t = limits::WRITE_QUEUE_DEFAULT)]
+    pub write_queue: usize,
+    /// Page cache of the storage engine; the process takes 25 to 45 MiB more, and about 80 bytes a key
+    #[arg(long, value_name = "MIB", env = "DYNARUST_CACHE_MIB", default_value_t = limits::CACHE_MIB_DEFAULT)]
+    pub cache_mib: u64,
+    /// Free disk space below which writes are answered 507 [default: 5 % of the file system, at least 8, at most 256]
+    #[arg(long, value_name = "MIB", env = "DYNARUST_DISK_RESERVE_MIB")]
+    pub disk_reserve_mib: Option<u64>,
+    /// A commit that is not on the disk by then ends the process
+    #[arg(long, value_name = "MS", env = "DYNARUST_COMMIT_DEADLINE_MS", default_value_t = limits::COMMIT_DEADLINE_MS_DEFAULT)]
+    pub commit_deadline_ms: u64,
+}

@@ -1,0 +1,132 @@
+//! Every bound of the node in one place, with its unit and its reason.
+//!
+//! Whatever can grow (a key, a body, a queue, a commit, a list of siblings) is stopped by a number that stands here and
+//! nowhere else; flags may move some of them, within the hard limits below. This room imports nothing of ours.
+
+/// Longest key, in bytes of UTF-8: an index page of sled holds up to 320 separators and must stay far below a quarter
+/// of a segment.
+pub const KEY_BYTES_MAX: usize = 1_024;
+
+/// Default of `--max-value-bytes`.
+pub const VALUE_BYTES_DEFAULT: usize = 1 << 20;
+
+/// Hard limit of `--max-value-bytes`: one value travels and is answered as one piece of memory.
+pub const VALUE_BYTES_MAX: usize = 64 << 20;
+
+/// What a request body may hold beside its value: member names, white space, `ttl_seconds`.
+pub const BODY_OVERHEAD_BYTES: usize = 4 << 10;
+
+/// Deepest nesting of a JSON body, in levels, as most parsers have it: readers of our answers must not overflow.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// Longest life that `ttl_seconds` may ask for: a hundred years.
+pub const TTL_SECONDS_MAX: f64 = 3_153_600_000.0;
+
+/// Longest wait that `timeout_ms` may ask for.
+pub const WAIT_MS_MAX: u64 = 600_000;
+
+/// How long `?w=` waits when the client does not say.
+pub const WAIT_MS_DEFAULT: u64 = 5_000;
+
+/// Most dots that one version text (`ETag`, `Causality-Token`) may name: bounds what a header can make us parse.
+pub const TOKEN_DOTS_MAX: usize = 256;
+
+/// Most entity tags in one `If-Match` or `If-None-Match`.
+pub const TAGS_MAX: usize = 64;
+
+/// Most siblings that local writes may pile up under one key with stale causality tokens.
+pub const SIBLINGS_MAX: usize = 32;
+
+/// Larger values leave the leaf and are stored in chunks: sled rewrites a leaf of up to 20 items every ten updates.
+pub const VALUE_INLINE_BYTES_MAX: usize = 4 << 10;
+
+/// Largest encoded entry in a leaf; beyond it, the largest values move to chunks until it fits.
+pub const ENTRY_BYTES_MAX: usize = 16 << 10;
+
+/// Size of one chunk of a large value. A leaf of 20 of them must stay below a quarter of a segment, or sled moves the
+/// page into `blobs/`, which it never syncs.
+pub const CHUNK_BYTES: usize = 16 << 10;
+
+/// sled's segment size, fixed for the life of a data directory (the manifest remembers it).
+pub const SEGMENT_BYTES: usize = 2 << 20;
+
+/// Items that sled may hold in one leaf before it splits, measured.
+const LEAF_ITEMS_MAX: usize = 20;
+
+const _: () = assert!(LEAF_ITEMS_MAX * (CHUNK_BYTES + 64) < SEGMENT_BYTES / 4);
+const _: () = assert!(LEAF_ITEMS_MAX * (ENTRY_BYTES_MAX + KEY_BYTES_MAX) < SEGMENT_BYTES / 4);
+const _: () = assert!(VALUE_INLINE_BYTES_MAX < ENTRY_BYTES_MAX);
+
+/// Default of `--cache-mib`: sled's page cache. It counts log bytes, the heap grows by 25 to 45 MiB more.
+pub const CACHE_MIB_DEFAULT: u64 = 64;
+
+/// Most client writes in one commit: bounds how long the first of them waits for the last.
+pub const COMMIT_WRITES_MAX: usize = 512;
+
+/// Most value bytes in one commit, for the same reason.
+pub const COMMIT_BYTES_MAX: usize = 8 << 20;
+
+/// Most expired versions removed in one commit, so that a wave of expiry does not hold client writes up.
+pub const EXPIRED_PER_COMMIT_MAX: usize = 256;
+
+/// Pause between looks at the expiry index while something is due later.
+pub const EXPIRY_PAUSE_MS: u64 = 250;
+
+/// How long after its time any member may remove an expired version in the stead of the node that wrote it.
+pub const EXPIRY_GRACE_MS: u64 = 60_000;
+
+/// A version stamped further ahead of our clock than this does not move our clock.
+pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
+
+/// Default of `--write-queue`: writes that may wait for the committer.
+pub const WRITE_QUEUE_DEFAULT: usize = 4_096;
+
+/// Memory that request bodies and large answers under way may hold together; beyond it clients get 503.
+pub const TRANSIT_BYTES_MAX: usize = 128 << 20;
+
+/// Bodies and answers up to this size are not counted against `TRANSIT_BYTES_MAX`: the connection limit bounds them.
+pub const TRANSIT_FREE_BYTES: usize = 16 << 10;
+
+/// Default of `--max-connections`.
+pub const CONNECTIONS_DEFAULT: usize = 20_000;
+
+/// Default of `--request-timeout-ms`: a request's head, and again its body, must be in by then.
+pub const REQUEST_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+
+/// Default of `--idle-timeout-ms`: a keep-alive connection without a request. Longer than the 60 s that proxies use.
+pub const IDLE_TIMEOUT_MS_DEFAULT: u64 = 75_000;
+
+/// A client that takes nothing of its answer for this long is cut off.
+pub const STUCK_READER_MS: u32 = 30_000;
+
+/// How long a stop waits for requests under way before it closes their connections.
+pub const STOP_GRACE_MS: u64 = 20_000;
+
+/// Default of `--commit-deadline-ms`: a commit that is not on the disk by then ends the process.
+pub const COMMIT_DEADLINE_MS_DEFAULT: u64 = 30_000;
+
+/// How often the watchdog looks at the committer and at sled's sticky error.
+pub const WATCHDOG_PAUSE_MS: u64 = 50;
+
+/// How long an open retries while another handle of sled's lock lingers.
+pub const LOCK_RETRY_MS: u64 = 5_000;
+
+/// Slots of the table that tells readers which keys may have a commit on its way to the disk: 64 Ki slots of 8 bytes
+/// make a false wait rarer than one in a hundred at the largest commit.
+pub const PENDING_SLOTS: usize = 1 << 16;
+
+/// Floor and ceiling of the default disk reserve (5 % of the file system), in MiB.
+pub const DISK_RESERVE_MIB: (u64, u64) = (8, 256);
+
+/// Ballast file: given back when the disk is too full for sled to open.
+pub const BALLAST_BYTES: u64 = 8 << 20;
+
+/// How often free space is asked of the file system while commits go on.
+pub const DISK_LOOK_MS: u64 = 100;
+
+/// What the disk may lose between two looks: two full commits, four times written (pages are rewritten whole), must
+/// fit under the smallest reserve together with the ballast.
+const _: () = assert!(DISK_RESERVE_MIB.0 << 20 >= BALLAST_BYTES);
+
+/// Retries of a read whose chunks are replaced under it by writers.
+pub const CHUNK_READ_RETRIES_MAX: usize = 100;

@@ -1,0 +1,49 @@
+//! How a log line looks and which level is on; and that some lines of the storage engine end the process.
+
+use std::io::Write;
+
+use env_logger::{Env, Logger};
+use log::{Log, Metadata, Record};
+
+use crate::exit::Exit;
+use crate::storage;
+
+/// Lines go to stderr: time, level, text. `RUST_LOG` sets the level, `info` by default.
+pub fn start() {
+    let inner =
+        env_logger::Builder::from_env(Env::default().default_filter_or("info,actix_server=warn,sled=warn"))
+            .format(|out, record| {
+                let time = out.timestamp_millis();
+                writeln!(out, "{time} {:5} {}", record.level(), record.args())
+            })
+            .build();
+    // Errors of the engine must reach `Guard` whatever RUST_LOG says.
+    let level = inner.filter().max(log::LevelFilter::Error);
+    if log::set_boxed_logger(Box::new(Guard(inner))).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+struct Guard(Logger);
+
+impl Log for Guard {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.level() == log::Level::Error || self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record) {
+        if self.0.matches(record) {
+            self.0.log(record);
+        }
+        if storage::is_fatal(record) {
+            storage::end_process(
+                Exit::Failed,
+                "the storage engine gave up; restart to recover the last commit",
+            );
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}

@@ -1,0 +1,170 @@
+//! Starts and stops everything, in order; knows every room and does no work. The only place that reads the wall clock and
+//! draws random numbers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::{self, App, Member};
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::limits::STOP_GRACE_MS;
+use crate::metrics::Metrics;
+use crate::replica::Kind;
+use crate::storage::{self, Action, Condition, FORMAT, Request, Settings, Store};
+use crate::{server, storage::panic_exit};
+
+/// Why a node ended, and the line that says so.
+#[derive(Debug, thiserror::Error)]
+#[error("{line}")]
+pub struct End {
+    /// The exit code.
+    pub exit: Exit,
+    line: String,
+}
+
+impl From<storage::Error> for End {
+    fn from(error: storage::Error) -> End {
+        let mut line = error.to_string();
+        if error.exit() == Exit::Damaged {
+            line.push_str(CHOICES);
+        }
+        End { exit: error.exit(), line }
+    }
+}
+
+/// What to do about a damaged directory.
+const CHOICES: &str = "; nothing is served from it. Choices: put a sound copy of the directory in its place, or move it \
+aside and start with an empty one";
+
+/// Runs a node until it is asked to stop.
+pub fn run(config: Config) -> Result<(), End> {
+    end_on_panic();
+    raise_file_limit();
+    actix_web::rt::System::new().block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), End> {
+    let started = Instant::now();
+    let cant = |line: String| End { exit: Exit::Address, line };
+    let listener = server::listen(config.listen).map_err(|e| {
+        cant(format!("can't listen on {}: {e}; stop who does, or give another address", config.listen))
+    })?;
+    let address = listener.local_addr().map_err(|e| cant(format!("can't tell the address: {e}")))?;
+    let metrics = Arc::new(Metrics::default());
+    let app =
+        Arc::new(App::new(address, config.value_bytes_max, config.request_timeout, metrics.clone(), now_ms));
+    // The server answers from now on: 503, until the store is open.
+    let server =
+        server::serve(listener, app.clone(), &config).map_err(|e| cant(format!("can't serve: {e}")))?;
+    let handle = server.handle();
+    let server = actix_web::rt::spawn(server);
+    let settings = Settings {
+        directory: config.data_dir.clone(),
+        cache_bytes: config.cache_bytes,
+        reserve_bytes: config.disk_reserve_bytes,
+        queue: config.write_queue,
+        commit_deadline: config.commit_deadline,
+        now_ms,
+        random,
+    };
+    let unforeseen = |e: &dyn std::fmt::Display| End { exit: Exit::Unforeseen, line: e.to_string() };
+    let opened = tokio::task::spawn_blocking(move || Store::open(&settings, metrics)).await;
+    let store = opened.map_err(|e| unforeseen(&e))??;
+    store.tell(address)?;
+    introduce(&store, &address.to_string()).await;
+    app.open(store.clone());
+    log::info!(
+        "serving address={address} data-dir={} format={FORMAT} keys={} recovery-ms={}",
+        config.data_dir.display(),
+        store.published().totals.keys,
+        started.elapsed().as_millis()
+    );
+    wait_for_signal().await.map_err(|e| unforeseen(&e))?;
+    log::info!("stopping: finishing {} requests under way", app.under_way());
+    handle.pause().await;
+    app.stop();
+    let deadline = Instant::now() + Duration::from_millis(STOP_GRACE_MS);
+    while app.under_way() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Answers that were just made get out.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    handle.stop(false).await;
+    let _ = server.await;
+    let closing = store.clone();
+    let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+    log::info!("stopped: everything acknowledged is on the disk");
+    Ok(())
+}
+
+/// This node stands in its own membership tree, under the address that it has now.
+async fn introduce(store: &Store, address: &str) {
+    let id = store.me();
+    let known = api::member(store, id, now_ms()).await.ok().flatten();
+    if known.as_ref().is_some_and(|member| member.address == address) {
+        return;
+    }
+    let joined_at_ms = known.map_or_else(now_ms, |member| member.joined_at_ms);
+    let member = Member { address: address.to_owned(), joined_at_ms };
+    // A struct of a string and a number has no way to fail.
+    let text = serde_json::to_vec(&member).unwrap_or_default();
+    let action = Action::Put(text, None);
+    let key = id.0.to_be_bytes().to_vec();
+    let request =
+        Request { kind: Kind::Membership, key, action, condition: Condition::default(), token: None };
+    if let Err(e) = store.write(request).await {
+        log::warn!("this node's address could not be written into the membership: {e}");
+    }
+}
+
+async fn wait_for_signal() -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// Milliseconds since 1970, by the wall clock; 0 before that.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that draws random numbers")]
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    if let Err(e) = getrandom::fill(&mut bytes) {
+        storage::end_process(Exit::Unforeseen, &format!("the system gives no random numbers: {e}"));
+    }
+    u64::from_ne_bytes(bytes)
+}
+
+/// A panic anywhere ends the process: what other threads would go on with is not what was meant.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location();
+        let exit = place.map_or(Exit::Unforeseen, |place| panic_exit(place.file()));
+        let what = panic.payload_as_str().unwrap_or("no message").replace('\n', " ");
+        let at = place.map(ToString::to_string).unwrap_or_default();
+        let advice = match exit {
+            Exit::Damaged => CHOICES,
+            Exit::Failed => "; restart to recover the last commit",
+            _ => "; this is a bug, please report it",
+        };
+        storage::end_process(exit, &format!("panic: {what} (at {at}){advice}"));
+    }));
+}
+
+/// Every connection takes a file: the soft limit is often only 1,024.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(e) = setrlimit(Resource::Nofile, raised) {
+        log::warn!("the limit of open files stays at {:?}: {e}", limit.current);
+    }
+}

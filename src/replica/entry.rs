@@ -1,0 +1,177 @@
+//! What one key holds: its live versions and the context that says which events of the key have been seen.
+//!
+//! An entry is a dotted version vector set (Almeida et al., "Scalable and Accurate Causality Tracking for Eventually
+//! Consistent Stores", 2014), merged as in ServerWideClocks: a version is dropped by whoever has seen more than it.
+//!
+//! Laws, tested in `laws.rs`:
+//! 1. `merge` is commutative, associative and idempotent over the states that runs can reach;
+//! 2. a write supersedes exactly the versions it names, and its own dot is always new;
+//! 3. a version that some context covers and no entry holds never comes back.
+//!
+//! The one merge of the project is here; this room knows neither disks nor peers nor the time.
+
+use super::clock::Hlc;
+use super::dot::{Dot, Token};
+use super::vector::VersionVector;
+
+/// The bytes of a version, or where they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Value {
+    /// The client's JSON text.
+    Inline(Vec<u8>),
+    /// A text too large for a leaf: it is kept in pieces under the version's dot.
+    Chunked {
+        /// Length of the whole text.
+        bytes: u64,
+        /// XXH3 of the whole text.
+        checksum: u64,
+    },
+}
+
+impl Value {
+    /// Length of the text in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Value::Inline(text) => text.len() as u64,
+            Value::Chunked { bytes, .. } => *bytes,
+        }
+    }
+}
+
+/// One value that a key had or has, named by the event that wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    /// The write that made it.
+    pub dot: Dot,
+    /// When, by the writer's hybrid clock.
+    pub hlc: Hlc,
+    /// Milliseconds since 1970 from which on every read hides it.
+    pub expires_at_ms: Option<u64>,
+    /// What was written.
+    pub value: Value,
+}
+
+impl Version {
+    /// Is it hidden from readers at this time?
+    pub fn expired(&self, now_ms: u64) -> bool {
+        self.expires_at_ms.is_some_and(|at| at <= now_ms)
+    }
+
+    /// What the winner has more of than any sibling: (HLC, origin), and the seq for two of one origin.
+    fn rank(&self) -> (Hlc, Dot) {
+        (self.hlc, self.dot)
+    }
+}
+
+/// Everything that is known of one key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Entry {
+    /// Live versions, the winner first; no dot stands twice.
+    versions: Vec<Version>,
+    /// Events of this key that have been seen, as the highest seq per origin. Covers every live version.
+    context: VersionVector,
+}
+
+impl Entry {
+    /// Puts an entry together as it was taken apart, by the codec for one.
+    pub fn from_parts(mut versions: Vec<Version>, context: VersionVector) -> Entry {
+        versions.sort_unstable_by_key(|version| std::cmp::Reverse(version.rank()));
+        Entry { versions, context }
+    }
+
+    /// Live versions, the winner first.
+    pub fn versions(&self) -> &[Version] {
+        &self.versions
+    }
+
+    /// The events of this key that have been seen.
+    pub fn context(&self) -> &VersionVector {
+        &self.context
+    }
+
+    /// The versions that a reader may see at this time, the winner first.
+    pub fn visible(&self, now_ms: u64) -> impl Iterator<Item = &Version> {
+        self.versions.iter().filter(move |version| !version.expired(now_ms))
+    }
+
+    /// The same, with the versions themselves.
+    pub fn into_visible(self, now_ms: u64) -> impl Iterator<Item = Version> {
+        self.versions.into_iter().filter(move |version| !version.expired(now_ms))
+    }
+
+    /// The names of what a reader sees at this time; `None` when that is nothing.
+    pub fn token(&self, now_ms: u64) -> Option<Token> {
+        let dots: Vec<Dot> = self.visible(now_ms).map(|version| version.dot).collect();
+        (!dots.is_empty()).then(|| Token::new(dots))
+    }
+
+    /// Is this version live here?
+    pub fn holds(&self, dot: Dot) -> bool {
+        self.versions.iter().any(|version| version.dot == dot)
+    }
+
+    /// The names of all live versions.
+    pub fn dots(&self) -> impl Iterator<Item = Dot> + '_ {
+        self.versions.iter().map(|version| version.dot)
+    }
+
+    /// Nothing lives here and nothing needs to be remembered.
+    pub fn is_gone(&self) -> bool {
+        self.versions.is_empty() && self.context.is_empty()
+    }
+
+    /// The event `dot` takes the place of the versions that `replaced` picks and leaves `version` (or, a delete,
+    /// nothing).
+    pub(super) fn write(&mut self, dot: Dot, replaced: impl Fn(Dot) -> bool, version: Option<Version>) {
+        for gone in self.versions.iter().map(|version| version.dot).filter(|&d| replaced(d)) {
+            self.context.raise(gone);
+        }
+        self.context.raise(dot);
+        self.versions.retain(|version| !replaced(version.dot));
+        if let Some(version) = version {
+            let place = self.versions.partition_point(|other| other.rank() > version.rank());
+            self.versions.insert(place, version);
+        }
+    }
+
+    /// Takes in another replica's entry of the same key. `incorporated` is our version vector from before the frame.
+    ///
+    /// | the version is in | and | it stays |
+    /// |---|---|---|
+    /// | both | | yes |
+    /// | ours only | their context covers it | no: they saw it go |
+    /// | ours only | else | yes |
+    /// | theirs only | our context or our vector covers it | no: we saw it go |
+    /// | theirs only | else | yes |
+    pub(super) fn merge(&mut self, theirs: &Entry, incorporated: &VersionVector) {
+        let fresh: Vec<Version> = theirs
+            .versions
+            .iter()
+            .filter(|v| !self.holds(v.dot) && !self.context.covers(v.dot) && !incorporated.covers(v.dot))
+            .cloned()
+            .collect();
+        self.versions.retain(|v| theirs.holds(v.dot) || !theirs.context.covers(v.dot));
+        self.versions.extend(fresh);
+        self.versions.sort_unstable_by_key(|version| std::cmp::Reverse(version.rank()));
+        self.context.join(&theirs.context);
+    }
+
+    /// Drops versions that everybody else has forgotten; they count as seen.
+    pub(super) fn drop_versions(&mut self, gone: impl Fn(Dot) -> bool) {
+        for dot in self.versions.iter().map(|version| version.dot).filter(|&d| gone(d)) {
+            self.context.raise(dot);
+        }
+        self.versions.retain(|version| !gone(version.dot));
+    }
+
+    /// The context once every member has it all: only what the live versions need.
+    pub(super) fn slimmed(&self) -> VersionVector {
+        let mut context = self.context.clone();
+        context.retain(|origin| self.versions.iter().any(|version| version.dot.origin == origin));
+        context
+    }
+
+    pub(super) fn set_context(&mut self, context: VersionVector) {
+        self.context = context;
+    }
+}

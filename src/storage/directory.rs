@@ -1,0 +1,285 @@
+//! The data directory as files: whose it is, who uses it, what must be on the disk before sled may be trusted.
+//!
+//! ```text
+//! MANIFEST   one line of JSON (format, segment_bytes, state, release), one line with its XXH3
+//! LOCK       flock while a node runs; JSON with its pid and address
+//! BALLAST    space to give back when the disk is too full for sled to open
+//! store/     sled: conf, db, blobs/ (always empty), snap.*
+//! ```
+//!
+//! A directory that is not empty and has no manifest is foreign: not a byte of it is changed. A directory is made in
+//! the state `creating` and serves only as `ready`; whatever is found in `creating` was never served, so it is made anew.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::error::Error;
+use crate::limits::{BALLAST_BYTES, LOCK_RETRY_MS, SEGMENT_BYTES};
+
+/// The newest format that this build reads, and the one that it writes.
+pub const FORMAT: u32 = super::migrate::NEWEST;
+
+/// What a data directory says of itself.
+#[derive(Serialize, Deserialize, Debug, Clone)]
+pub struct Manifest {
+    /// Number of the layout of the trees.
+    pub format: u32,
+    /// sled's segment size, fixed when the directory was made.
+    pub segment_bytes: usize,
+    /// Is it complete?
+    pub state: State,
+    /// The release that wrote this manifest, so that a refusal can name it.
+    pub release: String,
+}
+
+/// How far the making of a directory got.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nothing in it was ever served.
+    Creating,
+    /// It holds acknowledged writes.
+    Ready,
+}
+
+/// A data directory that this process has locked.
+pub struct Directory {
+    path: PathBuf,
+    lock: File,
+    /// As read or written last.
+    pub manifest: Manifest,
+}
+
+impl Directory {
+    /// Locks the directory, making it when it is not there.
+    pub fn claim(path: &Path) -> Result<Directory, Error> {
+        let shown = path.display();
+        let refuse = |e: io::Error| {
+            Error::Refused(format!(
+                "can't use the data directory {shown}: {e}; give another with --data-dir or mend its permissions"
+            ))
+        };
+        if !path.exists() {
+            make_durable(path).map_err(refuse)?;
+        }
+        let manifest = read_manifest(path)?;
+        if manifest.is_none() && !is_empty(path).map_err(refuse)? {
+            return Err(Error::Refused(format!(
+                "{shown} is not empty and has no MANIFEST: not a data directory of DynaRust; give another with --data-dir"
+            )));
+        }
+        if let Some(manifest) = manifest.as_ref().filter(|m| m.format > FORMAT) {
+            return Err(Error::Refused(format!(
+                "{shown} has format {}, written by release {}; this release ({}) reads up to format {FORMAT}: run the newer release",
+                manifest.format,
+                manifest.release,
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        let lock = take_lock(path)?;
+        let fresh = Manifest {
+            format: FORMAT,
+            segment_bytes: SEGMENT_BYTES,
+            state: State::Creating,
+            release: env!("CARGO_PKG_VERSION").into(),
+        };
+        let mut directory = Directory { path: path.to_owned(), lock, manifest: manifest.unwrap_or(fresh) };
+        if directory.manifest.state == State::Creating {
+            directory.set_state(State::Creating).map_err(refuse)?;
+            match fs::remove_dir_all(directory.store()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(refuse(e)),
+                _ => {}
+            }
+            make_durable(&directory.store()).map_err(refuse)?;
+        }
+        Ok(directory)
+    }
+
+    /// Where sled lives.
+    pub fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes what is there fit to be opened: a snapshot that was being written when the machine stopped bricks sled,
+    /// which takes it for the newest one; the one before it is still there.
+    pub fn repair(&self) -> Result<(), Error> {
+        let store = self.store();
+        if self.manifest.state == State::Ready {
+            for name in ["conf", "db"] {
+                let length = fs::metadata(store.join(name)).map(|m| m.len()).unwrap_or(0);
+                if length == 0 {
+                    return Err(Error::Damaged(format!(
+                        "{} is missing or empty",
+                        store.join(name).display()
+                    )));
+                }
+            }
+        }
+        let failed = |e: io::Error| Error::Failed(format!("can't prepare {}: {e}", store.display()));
+        for file in fs::read_dir(&store).map_err(failed)? {
+            let path = file.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "generating") {
+                log::warn!("removing {}, a snapshot that was never finished", path.display());
+                fs::remove_file(&path).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts sled's configuration and all names on the disk; sled itself never does.
+    pub fn sync_names(&self) -> Result<(), Error> {
+        let store = self.store();
+        let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for path in [&store.join("conf"), &store.join("db"), &store.join("blobs"), &store, &self.path] {
+            sync(path).map_err(|e| Error::Failed(format!("can't sync {}: {e}", path.display())))?;
+        }
+        // The parent may be someone else's: its sync matters only for the name of a new directory.
+        let _ = sync(parent);
+        Ok(())
+    }
+
+    /// From now on the directory holds what must not be lost.
+    pub fn ready(&mut self) -> Result<(), Error> {
+        self.set_state(State::Ready)
+            .map_err(|e| Error::Failed(format!("can't write {}: {e}", self.path.join("MANIFEST").display())))
+    }
+
+    /// Lets people and `healthcheck` find the process that uses the directory.
+    pub fn tell(&self, address: std::net::SocketAddr) -> io::Result<()> {
+        let tenant = Tenant { pid: std::process::id(), address };
+        let mut lock = &self.lock;
+        lock.set_len(0)?;
+        io::Seek::rewind(&mut lock)?;
+        lock.write_all(serde_json::to_string(&tenant)?.as_bytes())
+    }
+
+    fn set_state(&mut self, state: State) -> io::Result<()> {
+        self.manifest.state = state;
+        let line = serde_json::to_string(&self.manifest)?;
+        let text = format!("{line}\n{:016x}\n", xxh3_64(line.as_bytes()));
+        let next = self.path.join("MANIFEST.new");
+        let mut file = File::create(&next)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&next, self.path.join("MANIFEST"))?;
+        sync(&self.path)
+    }
+}
+
+/// The process that uses a directory.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Tenant {
+    /// Its process id.
+    pub pid: u32,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+}
+
+/// Who uses this data directory, as it said itself.
+pub fn tenant(path: &Path) -> Option<Tenant> {
+    serde_json::from_slice(&fs::read(path.join("LOCK")).ok()?).ok()
+}
+
+/// The ballast: kept while there is room, given back when sled could not open for lack of it.
+pub fn set_ballast(directory: &Path, keep: bool) {
+    let path = directory.join("BALLAST");
+    if !keep {
+        let _ = fs::remove_file(path);
+        return;
+    }
+    if fs::metadata(&path).is_ok_and(|m| m.len() == BALLAST_BYTES) {
+        return;
+    }
+    let made = File::create(&path).and_then(|file| {
+        let flags = rustix::fs::FallocateFlags::empty();
+        Ok(rustix::fs::fallocate(&file, flags, 0, BALLAST_BYTES)?)
+    });
+    if let Err(e) = made {
+        log::debug!("no ballast kept at {}: {e}", path.display());
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {
+    let path = path.join("MANIFEST");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => String::new(),
+        Err(e) => {
+            return Err(Error::Refused(format!("can't read {}: {e}; mend its permissions", path.display())));
+        }
+    };
+    let manifest = text.split_once('\n').and_then(|(line, check)| {
+        let sound = check.trim_end() == format!("{:016x}", xxh3_64(line.as_bytes()));
+        sound.then(|| serde_json::from_str(line).ok()).flatten()
+    });
+    manifest.map(Some).ok_or_else(|| Error::Damaged(format!("{} is damaged", path.display())))
+}
+
+/// Nothing there but what making a directory may have left, or what every fresh file system has.
+fn is_empty(path: &Path) -> io::Result<bool> {
+    for file in fs::read_dir(path)? {
+        let name = file?.file_name();
+        if !["LOCK", "MANIFEST.new", "lost+found"].iter().any(|ours| name == *ours) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn take_lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join("LOCK");
+    let refuse = |e: io::Error| Error::Refused(format!("can't lock {}: {e}", path.display()));
+    let mut lock =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(refuse)?;
+    let deadline = Instant::now() + Duration::from_millis(LOCK_RETRY_MS);
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::Error(e)) => return Err(refuse(e)),
+            // A process that was just killed lets go of its lock a moment later.
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let _ = lock.read_to_string(&mut text);
+                let who = serde_json::from_str::<Tenant>(&text)
+                    .map(|t| format!("process {} at {}", t.pid, t.address))
+                    .unwrap_or("another process".into());
+                return Err(Error::Refused(format!(
+                    "{} is in use by {who}: stop it, or give another directory with --data-dir",
+                    directory.display()
+                )));
+            }
+        }
+    }
+}
+
+/// Makes a directory and all above it, and puts their names on the disk.
+fn make_durable(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
+    fs::create_dir_all(path)?;
+    for made in missing {
+        let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Not ours, perhaps not even readable: then its own file system must do.
+        let _ = sync(parent);
+    }
+    Ok(())
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

@@ -1,0 +1,64 @@
+//! What can go wrong in the vault, split by what the reader should do.
+
+use crate::exit::Exit;
+
+/// A store that can't be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory is not ours to use: foreign, locked, newer, unwritable, without room. Nothing was changed;
+    /// the message says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The bytes on the disk are not those that were committed. Nothing was changed by finding out.
+    #[error("{0}")]
+    Damaged(String),
+    /// sled or the operating system failed: the process must end, since sled's errors are sticky.
+    #[error("the storage failed: {0}; restart to recover the last commit")]
+    Failed(String),
+}
+
+impl Error {
+    /// How a process ends that can't go on because of it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Error::Refused(_) => Exit::Refused,
+            Error::Damaged(_) => Exit::Damaged,
+            Error::Failed(_) => Exit::Failed,
+        }
+    }
+}
+
+impl From<sled::Error> for Error {
+    fn from(error: sled::Error) -> Error {
+        Error::Failed(error.to_string())
+    }
+}
+
+/// Why a write was not done. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// The key is not in the state that the client asked for; its live versions, if any, are named.
+    #[error("the precondition does not hold")]
+    Precondition(Option<crate::replica::Token>),
+    /// There is nothing to delete.
+    #[error("there is nothing to delete")]
+    Nothing,
+    /// The causality token names events that this node has not taken in.
+    #[error("the causality token names a version that this node has not seen")]
+    TokenAhead,
+    /// The key has as many siblings as local writes may pile up.
+    #[error("the key has too many concurrent versions")]
+    TooManySiblings,
+    /// The queue is full: try again.
+    #[error("too many writes are waiting")]
+    Busy,
+    /// The file system is below its reserve.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The node is on its way out.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The entry on the disk can't be read.
+    #[error("the stored entry is damaged")]
+    Damaged,
+}

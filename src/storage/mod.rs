@@ -1,0 +1,389 @@
+//! The vault: is it on the disk, and can I read it back?
+//!
+//! A [`Store`] is a cheap handle. Writes go through a bounded queue to the one committer thread; reads go to sled
+//! directly and wait only for a commit of their own key that is not yet on the disk. Nothing outside of this room says
+//! `sled`, and nothing here knows a status code or a peer.
+//!
+//! Invariants:
+//! 1. an answer to a write, even a refusal, comes after everything that it rests on is on the disk;
+//! 2. no read shows what a crash could take back;
+//! 3. an error of sled ends the process: nothing is served from memory that is ahead of the disk.
+
+mod codec;
+mod committer;
+mod directory;
+mod disk;
+mod durable;
+mod error;
+mod migrate;
+mod recover;
+mod trees;
+mod watermark;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+pub use committer::{Action, Condition, Request, Tags, Written};
+pub use directory::{FORMAT, Tenant, tenant};
+pub use durable::{end_process, sync_calls};
+pub use error::{Error, Rejection};
+use watermark::Watermark;
+
+use crate::exit::Exit;
+use crate::limits::{CHUNK_READ_RETRIES_MAX, WATCHDOG_PAUSE_MS};
+use crate::metrics::Metrics;
+use crate::replica::{Clock, Entry, Kind, NodeId, Replica, Totals, Value, Version, VersionVector};
+use committer::{Committer, Message};
+use disk::Disk;
+use trees::Trees;
+
+/// How a store is opened; values are valid.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// sled's page cache, in bytes.
+    pub cache_bytes: u64,
+    /// Free space below which writes stop; `None` follows the size of the file system.
+    pub reserve_bytes: Option<u64>,
+    /// How many writes may wait.
+    pub queue: usize,
+    /// How long a commit may take before the process ends.
+    pub commit_deadline: Duration,
+    /// Milliseconds since 1970.
+    pub now_ms: fn() -> u64,
+    /// Random bits, for the ids of a new store.
+    pub random: fn() -> u64,
+}
+
+/// A handle to the open store.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    trees: Trees,
+    cluster: u64,
+    me: NodeId,
+    directory: directory::Directory,
+    reserve_bytes: u64,
+    capacity: usize,
+    inbox: SyncSender<Message>,
+    shared: Arc<Shared>,
+    committer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the committer and everybody else both see.
+pub struct Shared {
+    watermark: Watermark,
+    metrics: Arc<Metrics>,
+    published: Mutex<Published>,
+    stopping: AtomicBool,
+    /// Writes sent and not yet answered.
+    waiting: AtomicU64,
+    /// Milliseconds after `started` when the commit under way began, plus one; 0 when there is none.
+    busy_since: AtomicU64,
+    started: Instant,
+}
+
+/// The replica as of the newest durable commit.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// What is incorporated.
+    pub vv: VersionVector,
+    /// What is forgotten.
+    pub floor: VersionVector,
+    /// The hybrid clock.
+    pub clock: Clock,
+    /// Counts and digest.
+    pub totals: Totals,
+    /// Versions from the far future taken in since the start.
+    pub far_future: u64,
+}
+
+impl Published {
+    fn of(replica: &Replica) -> Published {
+        Published {
+            vv: replica.vv().clone(),
+            floor: replica.floor().clone(),
+            clock: replica.clock(),
+            totals: *replica.totals(),
+            far_future: replica.far_future(),
+        }
+    }
+}
+
+impl Shared {
+    fn busy(&self, busy: bool) {
+        let since = if busy { self.started.elapsed().as_millis() as u64 + 1 } else { 0 };
+        self.busy_since.store(since, Ordering::Relaxed);
+    }
+
+    fn publish(&self, published: Published) {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+    }
+}
+
+/// Space, as `/stats` shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Space {
+    /// Bytes of sled's files.
+    pub store_bytes: u64,
+    /// Files in sled's `blobs/`: must be 0, sled never syncs them.
+    pub blob_files: u64,
+    /// Free bytes of the file system.
+    pub free_bytes: u64,
+    /// Free bytes below which writes are refused.
+    pub reserve_bytes: u64,
+}
+
+/// How full the queue of writes is.
+#[derive(Debug, Clone, Copy)]
+pub struct Queue {
+    /// Writes sent and not yet answered.
+    pub depth: u64,
+    /// How many may wait.
+    pub capacity: usize,
+}
+
+impl Store {
+    /// Opens or makes the store, proves it, and starts its threads. Blocks for as long as recovery takes.
+    pub fn open(settings: &Settings, metrics: Arc<Metrics>) -> Result<Store, Error> {
+        OPENING.store(true, Ordering::SeqCst);
+        let mut directory = directory::Directory::claim(&settings.directory)?;
+        let disk = Disk::claim(&settings.directory, settings.reserve_bytes)?;
+        let found = recover::open(&mut directory, settings.cache_bytes, || {
+            [(settings.random)(), (settings.random)()]
+        })?;
+        OPENING.store(false, Ordering::SeqCst);
+        let shared = Arc::new(Shared {
+            watermark: Watermark::new(),
+            metrics,
+            published: Mutex::new(Published::of(&found.replica)),
+            stopping: AtomicBool::new(false),
+            waiting: AtomicU64::new(0),
+            busy_since: AtomicU64::new(0),
+            started: Instant::now(),
+        });
+        let (inbox, messages) = sync_channel(settings.queue);
+        let (me, reserve_bytes) = (found.replica.me(), disk.reserve_bytes());
+        let committer = Committer::new(
+            found.trees.clone(),
+            found.replica,
+            disk,
+            messages,
+            shared.clone(),
+            settings.now_ms,
+        );
+        watch(found.trees.db.clone(), shared.clone(), settings.commit_deadline)?;
+        Ok(Store(Arc::new(Inner {
+            trees: found.trees,
+            cluster: found.cluster,
+            me,
+            directory,
+            reserve_bytes,
+            capacity: settings.queue,
+            inbox,
+            shared,
+            committer: Mutex::new(Some(thread("committer", move || committer.run())?)),
+        })))
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.0.me
+    }
+
+    /// The cluster's id.
+    pub fn cluster(&self) -> NodeId {
+        NodeId(self.0.cluster)
+    }
+
+    /// The data directory.
+    pub fn directory(&self) -> &Path {
+        self.0.directory.path()
+    }
+
+    /// Tells whoever looks into the directory where this process listens.
+    pub fn tell(&self, address: std::net::SocketAddr) -> Result<(), Error> {
+        self.0.directory.tell(address).map_err(|e| Error::Failed(format!("can't write the LOCK file: {e}")))
+    }
+
+    /// Writes, and comes back when it is on the disk; or says why not.
+    pub async fn write(&self, request: Request) -> Result<Written, Rejection> {
+        self.send(request)?.await.unwrap_or(Err(Rejection::Stopping))
+    }
+
+    /// The same for a thread outside of the async world.
+    pub fn write_blocking(&self, request: Request) -> Result<Written, Rejection> {
+        self.send(request)?.blocking_recv().unwrap_or(Err(Rejection::Stopping))
+    }
+
+    fn send(&self, request: Request) -> Result<oneshot::Receiver<Result<Written, Rejection>>, Rejection> {
+        let shared = &self.0.shared;
+        if shared.stopping.load(Ordering::Acquire) {
+            return Err(Rejection::Stopping);
+        }
+        let (reply, answer) = oneshot::channel();
+        // Counted before it is sent: the committer takes it off, maybe at once.
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let refused = match self.0.inbox.try_send(Message::Write(request, reply)) {
+            Ok(()) => return Ok(answer),
+            Err(TrySendError::Full(_)) => {
+                shared.metrics.refused_busy.one();
+                Rejection::Busy
+            }
+            Err(TrySendError::Disconnected(_)) => Rejection::Stopping,
+        };
+        shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        Err(refused)
+    }
+
+    /// What a key holds, once nothing of it can be taken back by a crash any more.
+    pub async fn entry(&self, kind: Kind, key: &[u8]) -> Result<Entry, Error> {
+        let entry = fatal_if_failed(self.0.trees.entry(kind, key));
+        let shared = &self.0.shared;
+        if let Some(commit) = shared.watermark.pending(key) {
+            shared.metrics.reads_waited.one();
+            shared.watermark.reached(commit).await;
+        }
+        entry
+    }
+
+    /// The text of a version of this key. `None` when the version was superseded since its entry was read: read that
+    /// again. Large texts are put together on a thread that may block.
+    pub async fn text(&self, kind: Kind, key: &[u8], version: &Version) -> Result<Option<Vec<u8>>, Error> {
+        if let Value::Inline(text) = &version.value {
+            return Ok(Some(text.clone()));
+        }
+        let (trees, version, key) = (self.0.trees.clone(), version.clone(), key.to_vec());
+        let read = tokio::task::spawn_blocking(move || {
+            let text = fatal_if_failed(trees.text(&version))?;
+            if text.is_none() && fatal_if_failed(trees.entry(kind, &key))?.holds(version.dot) {
+                return Err(Error::Damaged(format!("the value of {} is damaged", version.dot)));
+            }
+            Ok(text)
+        });
+        read.await.unwrap_or_else(|e| Err(Error::Failed(format!("a reading thread ended: {e}"))))
+    }
+
+    /// The entry of a key with the texts of all versions that are to be seen at this time, the winner first.
+    pub async fn read(&self, kind: Kind, key: &[u8], now_ms: u64) -> Result<Vec<(Version, Vec<u8>)>, Error> {
+        'again: for _ in 0..CHUNK_READ_RETRIES_MAX {
+            let entry = self.entry(kind, key).await?;
+            let mut seen = Vec::with_capacity(1);
+            for version in entry.visible(now_ms) {
+                let Some(text) = self.text(kind, key, version).await? else { continue 'again };
+                seen.push((version.clone(), text));
+            }
+            return Ok(seen);
+        }
+        Err(Error::Failed("a key is overwritten faster than it can be read".into()))
+    }
+
+    /// The entries of all members, by node id.
+    pub fn members(&self) -> Result<Vec<(NodeId, Entry)>, Error> {
+        let mut members = Vec::new();
+        for item in self.0.trees.membership.iter() {
+            let (key, _) = fatal_if_failed(item.map_err(Error::from))?;
+            let id = key.as_ref().try_into().map(u64::from_be_bytes);
+            let id = id.map_err(|_| Error::Damaged("a key of the membership tree is damaged".into()))?;
+            members.push((NodeId(id), fatal_if_failed(self.0.trees.entry(Kind::Membership, &key))?));
+        }
+        Ok(members)
+    }
+
+    /// The replica as of the newest durable commit.
+    pub fn published(&self) -> Published {
+        self.0.shared.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How full the queue of writes is.
+    pub fn queue(&self) -> Queue {
+        Queue { depth: self.0.shared.waiting.load(Ordering::Relaxed), capacity: self.0.capacity }
+    }
+
+    /// Space on the disk.
+    pub fn space(&self) -> Result<Space, Error> {
+        let (free_bytes, _) = disk::space(self.directory())?;
+        let store_bytes = fatal_if_failed(self.0.trees.db.size_on_disk().map_err(Error::from))?;
+        let blobs = std::fs::read_dir(self.0.directory.store().join("blobs"));
+        let blob_files = blobs.map(|files| files.count() as u64).unwrap_or(0);
+        Ok(Space { store_bytes, blob_files, free_bytes, reserve_bytes: self.0.reserve_bytes })
+    }
+
+    /// Finishes the writes that were taken, refuses further ones, and comes back when all is on the disk.
+    pub fn close(&self) {
+        self.0.shared.stopping.store(true, Ordering::Release);
+        // The queue may be full: then this waits its turn.
+        let _ = self.0.inbox.send(Message::Stop);
+        let thread = self.0.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+static OPENING: AtomicBool = AtomicBool::new(false);
+
+/// What a panic at this place means for the process: sled panics on damage, most of all while it opens.
+pub fn panic_exit(file: &str) -> Exit {
+    match file.contains("sled-0.34") {
+        true if OPENING.load(Ordering::SeqCst) => Exit::Damaged,
+        true => Exit::Failed,
+        false => Exit::Unforeseen,
+    }
+}
+
+/// Does this log record mean that sled gave up? Some of its threads only log what ends them.
+pub fn is_fatal(record: &log::Record) -> bool {
+    let harmless = ["cache capacity is limited", "config has already been used"];
+    record.level() == log::Level::Error
+        && record.target().starts_with("sled")
+        && !harmless.iter().any(|text| record.args().to_string().contains(text))
+}
+
+/// A failure of sled must not be survived; damage of one entry can be told to the one who asked.
+fn fatal_if_failed<T>(result: Result<T, Error>) -> Result<T, Error> {
+    match result {
+        Err(Error::Failed(why)) => {
+            let error = Error::Failed(why);
+            durable::end_process(error.exit(), &error.to_string())
+        }
+        result => result,
+    }
+}
+
+/// The watchdog: a flush of sled may hang for ever after an error, and its errors may stay unseen.
+fn watch(db: sled::Db, shared: Arc<Shared>, deadline: Duration) -> Result<(), Error> {
+    thread("watchdog", move || {
+        loop {
+            std::thread::sleep(Duration::from_millis(WATCHDOG_PAUSE_MS));
+            if let Err(e) = db.context.global_error() {
+                durable::end_process(Exit::Failed, &Error::from(e).to_string());
+            }
+            let since = shared.busy_since.load(Ordering::Relaxed);
+            let running = Duration::from_millis(
+                (shared.started.elapsed().as_millis() as u64 + 1).saturating_sub(since),
+            );
+            if since > 0 && running > deadline {
+                let why = format!(
+                    "a commit is not on the disk after {} ms; restart to recover the last one",
+                    deadline.as_millis()
+                );
+                durable::end_process(Exit::Failed, &why);
+            }
+        }
+    })
+    .map(drop)
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    thread.map_err(|e| Error::Failed(format!("can't start the thread '{name}': {e}")))
+}

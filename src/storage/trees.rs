@@ -1,0 +1,230 @@
+//! The schema: which tree holds what under which bytes. `sled` is a word of this room only.
+//!
+//! | tree | key | value | lifetime |
+//! |---|---|---|---|
+//! | `data` | the user's key | entry | until nothing of it lives and everybody knows |
+//! | `membership` | node id:8 | entry of a member | the same |
+//! | `changes` | origin:8 seq:8 | kind, key, the versions live before | until superseded and everybody has it |
+//! | `chunks` | origin:8 seq:8 index:4 | a piece of a large value | as long as the version `origin-seq` lives |
+//! | `expiry` | ms since 1970:8 kind:1 key | nothing | until the version went; a stale row is harmless |
+//! | `meta` | a name | format, node, cluster, summary | for ever |
+//!
+//! Integers in keys are big endian, so that order is time. Only the committer writes.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::codec::{self, Junk, Row, Summary};
+use super::error::Error;
+use crate::limits::{CHUNK_BYTES, ENTRY_BYTES_MAX};
+use crate::replica::{Dot, Entry, Kind, NodeId, Value, Version};
+
+/// Names in the `meta` tree.
+pub mod meta {
+    /// Format number of the trees: 4 bytes.
+    pub const FORMAT: &[u8] = b"format";
+    /// This node's id: 8 bytes.
+    pub const NODE: &[u8] = b"node";
+    /// The cluster's id: 8 bytes.
+    pub const CLUSTER: &[u8] = b"cluster";
+    /// What the last commit left: see the codec.
+    pub const SUMMARY: &[u8] = b"summary";
+}
+
+/// Handles to all trees of an open store; cloning is cheap.
+#[derive(Clone)]
+pub struct Trees {
+    pub(super) db: sled::Db,
+    pub(super) data: sled::Tree,
+    pub(super) membership: sled::Tree,
+    pub(super) changes: sled::Tree,
+    pub(super) chunks: sled::Tree,
+    pub(super) expiry: sled::Tree,
+    pub(super) meta: sled::Tree,
+}
+
+impl Trees {
+    /// Opens the trees, which must all be there.
+    pub fn of(db: sled::Db) -> Result<Trees, Error> {
+        let names = db.tree_names();
+        let tree = |name: &str| {
+            if !names.iter().any(|n| n.as_ref() == name.as_bytes()) {
+                return Err(Error::Damaged(format!("the tree '{name}' is missing from the store")));
+            }
+            Ok(db.open_tree(name)?)
+        };
+        Ok(Trees {
+            data: tree("data")?,
+            membership: tree("membership")?,
+            changes: tree("changes")?,
+            chunks: tree("chunks")?,
+            expiry: tree("expiry")?,
+            meta: tree("meta")?,
+            db,
+        })
+    }
+
+    /// The tree of a kind of key.
+    pub fn of_kind(&self, kind: Kind) -> &sled::Tree {
+        match kind {
+            Kind::Data => &self.data,
+            Kind::Membership => &self.membership,
+        }
+    }
+
+    /// What a key holds; the empty entry when there is none.
+    pub fn entry(&self, kind: Kind, key: &[u8]) -> Result<Entry, Error> {
+        match self.of_kind(kind).get(key)? {
+            Some(bytes) => codec::decode_entry(key, &bytes).map_err(|Junk| damaged_entry(kind, key)),
+            None => Ok(Entry::default()),
+        }
+    }
+
+    /// Stores or removes a key's entry. Values that would make it too large for a leaf move to chunks first.
+    pub fn put_entry(&self, kind: Kind, key: &[u8], entry: Entry) -> Result<(), Error> {
+        if entry.is_gone() {
+            self.of_kind(kind).remove(key)?;
+            return Ok(());
+        }
+        let mut bytes = codec::encode_entry(key, &entry);
+        if bytes.len() > ENTRY_BYTES_MAX {
+            bytes = codec::encode_entry(key, &self.move_out(entry)?);
+        }
+        self.of_kind(kind).insert(key, bytes)?;
+        Ok(())
+    }
+
+    /// Every inline value of an entry goes to chunks: only keys with many siblings get here.
+    fn move_out(&self, entry: Entry) -> Result<Entry, Error> {
+        let mut versions: Vec<Version> = entry.versions().to_vec();
+        for version in &mut versions {
+            if let Value::Inline(text) = &version.value {
+                self.put_chunks(version.dot, text)?;
+                version.value = Value::Chunked { bytes: text.len() as u64, checksum: xxh3_64(text) };
+            }
+        }
+        Ok(Entry::from_parts(versions, entry.context().clone()))
+    }
+
+    /// Stores a large value's pieces under the version's name.
+    pub fn put_chunks(&self, dot: Dot, text: &[u8]) -> Result<(), Error> {
+        for (index, piece) in text.chunks(CHUNK_BYTES).enumerate() {
+            self.chunks.insert(chunk_key(dot, index as u32), piece)?;
+        }
+        Ok(())
+    }
+
+    /// A version's text; `None` when pieces are missing, as they are when the version was superseded meanwhile.
+    pub fn text(&self, version: &Version) -> Result<Option<Vec<u8>>, Error> {
+        let (bytes, checksum) = match &version.value {
+            Value::Inline(text) => return Ok(Some(text.clone())),
+            Value::Chunked { bytes, checksum } => (*bytes as usize, *checksum),
+        };
+        let mut text = Vec::with_capacity(bytes.min(crate::limits::VALUE_BYTES_MAX));
+        for index in 0..bytes.div_ceil(CHUNK_BYTES) {
+            match self.chunks.get(chunk_key(version.dot, index as u32))? {
+                Some(piece) => text.extend_from_slice(&piece),
+                None => return Ok(None),
+            }
+        }
+        Ok((xxh3_64(&text) == checksum).then_some(text))
+    }
+
+    /// Removes a version's pieces, if it has any.
+    pub fn remove_chunks(&self, dot: Dot) -> Result<(), Error> {
+        for item in self.chunks.scan_prefix(change_key(dot)) {
+            self.chunks.remove(item?.0)?;
+        }
+        Ok(())
+    }
+
+    /// Rows of `origin` after `seq`, in order. The iterator ends at the first error.
+    pub fn rows_after(&self, origin: NodeId, seq: u64) -> impl Iterator<Item = Result<(Dot, Row), Error>> {
+        let from = change_key(Dot::new(origin, seq.saturating_add(1)));
+        let mut failed = false;
+        self.changes
+            .range(from..)
+            .map(|item| {
+                let (key, value) = item?;
+                let dot = read_change_key(&key)?;
+                Ok((dot, decode_row(dot, &value)?))
+            })
+            .take_while(move |row: &Result<(Dot, Row), Error>| match row {
+                Ok((dot, _)) => dot.origin == origin,
+                Err(_) => !std::mem::replace(&mut failed, true),
+            })
+    }
+
+    /// The first origin in the log that is not below `at`.
+    pub fn origin_from(&self, at: NodeId) -> Result<Option<NodeId>, Error> {
+        let first = self.changes.range(at.0.to_be_bytes()..).next().transpose()?;
+        first.map(|(key, _)| read_change_key(&key).map(|dot| dot.origin)).transpose()
+    }
+
+    /// The summary of the last commit.
+    pub fn summary(&self) -> Result<Summary, Error> {
+        let bytes = self.meta.get(meta::SUMMARY)?;
+        let bytes =
+            bytes.ok_or_else(|| Error::Damaged("the summary of the last commit is missing".into()))?;
+        codec::decode_summary(&bytes)
+            .map_err(|Junk| Error::Damaged("the summary of the last commit is damaged".into()))
+    }
+
+    /// A number of the `meta` tree.
+    pub fn id(&self, name: &[u8]) -> Result<u64, Error> {
+        let bytes = self.meta.get(name)?.and_then(|bytes| bytes.as_ref().try_into().ok());
+        let missing =
+            || Error::Damaged(format!("'{}' is missing from the store", String::from_utf8_lossy(name)));
+        bytes.map(u64::from_be_bytes).ok_or_else(missing)
+    }
+}
+
+/// An event's key in the log, and the prefix of its version's chunks.
+pub fn change_key(dot: Dot) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&dot.origin.0.to_be_bytes());
+    key[8..].copy_from_slice(&dot.seq.to_be_bytes());
+    key
+}
+
+fn read_change_key(key: &[u8]) -> Result<Dot, Error> {
+    let (origin, seq) = key.split_first_chunk::<8>().ok_or_else(bad_row)?;
+    let seq = seq.try_into().map_err(|_| bad_row())?;
+    Ok(Dot::new(NodeId(u64::from_be_bytes(*origin)), u64::from_be_bytes(seq)))
+}
+
+fn decode_row(dot: Dot, bytes: &[u8]) -> Result<Row, Error> {
+    codec::decode_row(dot.origin, bytes).map_err(|Junk| bad_row())
+}
+
+fn bad_row() -> Error {
+    Error::Damaged("a row of the change log is damaged".into())
+}
+
+fn chunk_key(dot: Dot, index: u32) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..16].copy_from_slice(&change_key(dot));
+    key[16..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// A row of the expiry index.
+pub fn expiry_key(at_ms: u64, kind: Kind, key: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(9 + key.len());
+    row.extend(at_ms.to_be_bytes());
+    row.push(kind as u8);
+    row.extend(key);
+    row
+}
+
+/// What a row of the expiry index says.
+pub fn read_expiry_key(row: &[u8]) -> Result<(u64, Kind, &[u8]), Error> {
+    let damaged = || Error::Damaged("a row of the expiry index is damaged".into());
+    let (at, rest) = row.split_first_chunk::<8>().ok_or_else(damaged)?;
+    let (kind, key) = rest.split_first().ok_or_else(damaged)?;
+    Ok((u64::from_be_bytes(*at), codec::kind(*kind).map_err(|Junk| damaged())?, key))
+}
+
+/// The entry under this key does not hold what was written.
+pub fn damaged_entry(kind: Kind, key: &[u8]) -> Error {
+    Error::Damaged(format!("the entry of key '{}' ({kind:?}) is damaged", key.escape_ascii()))
+}
