@@ -75,7 +75,7 @@ impl Directory {
         }
         if let Some(manifest) = manifest.as_ref().filter(|m| m.format > FORMAT) {
             return Err(Error::Refused(format!(
-                "{shown} has format {}, written by release {}; this release ({}) reads up to format {FORMAT}: run the newer release",
+                "{shown} has format {}, written by release {}; this release ({}) reads up to {FORMAT}: run the newer one",
                 manifest.format,
                 manifest.release,
                 env!("CARGO_PKG_VERSION")
