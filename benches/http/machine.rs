@@ -57,7 +57,8 @@ pub fn describe(options: &Options, room: &Room, report: &mut Report) {
     ));
     if options.wants_load() {
         report.line(&format!(
-            "Load: closed loop from one thread on the same cores, {} keys at random, values of {} bytes, median of {} rounds of {} s.",
+            "Load: closed loop from one thread on the same cores, {} keys at random, values of {} bytes; \
+             median of {} rounds of {} s.",
             options.keys, options.value_bytes, options.rounds, options.seconds
         ));
     }

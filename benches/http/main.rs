@@ -24,6 +24,7 @@ mod request;
 mod rounds;
 mod selfcheck;
 mod size;
+mod ways;
 
 use std::process::ExitCode;
 

@@ -29,5 +29,8 @@ async fn put(body: web::Bytes) -> HttpResponse {
 }
 
 /// 150 bytes, as an answer with a small value would have.
-pub const ANSWER: &str = r#"{"key":"key:000000000000","value":"012345678901234567890123456789012345678901","version":"0123456789abcdef-1","updated_at":"2026-01-01T00:00:00.000Z"}"#;
+pub const ANSWER: &str = concat!(
+    r#"{"key":"key:000000000000","value":"012345678901234567890123456789012345678901","#,
+    r#""version":"0123456789abcdef-1","updated_at":"2026-01-01T00:00:00.000Z"}"#
+);
 const STORED: &str = r#"{"key":"key:000000000000","version":"0123456789abcdef-1","replicas":1}"#;

@@ -18,15 +18,23 @@ use crate::machine::{self, Room};
 use crate::options::Options;
 use crate::report::{Report, Table, median, rate_text, spread_text};
 use crate::request::{Random, key_text, value_text};
+use crate::ways::{Store, Way};
 
 /// Measures every limit once a round, and reports medians.
 pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<(), Failure> {
     let mut appends = Vec::new();
     let mut rewrites = Vec::new();
+    let mut ways = vec![Vec::new(); Way::ALL.len()];
+    let mut shaped = Vec::new();
+    for _ in Way::ALL {
+        let db = open(room.subdirectory("ways-")?.keep().as_path())?;
+        shaped.push(Store::new(db, options.keys)?);
+    }
+    let value = value_text(options.value_bytes);
     let mut commits = vec![Vec::new(); COMMIT_SIZES.len()];
     let mut stores = Vec::new();
     for size in COMMIT_SIZES {
-        stores.push(Sled::open(room.subdirectory(&format!("sled-{size}-"))?.keep().as_path())?);
+        stores.push(open(room.subdirectory(&format!("sled-{size}-"))?.keep().as_path())?);
     }
     for round in 0..options.rounds {
         let dir = room.subdirectory("append-")?;
@@ -36,7 +44,14 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<()
         rewrites.push(rewrite(&dir.path().join("written"), options.duration())?);
         for (index, size) in COMMIT_SIZES.into_iter().enumerate() {
             machine::wait_for_quiet(options.quiet);
-            commits[index].push(stores[index].commit(size, options, round as u64)?);
+            commits[index].push(inserts(&stores[index], size, options, round as u64)?);
+        }
+        for (index, way) in Way::ALL.into_iter().enumerate() {
+            machine::wait_for_quiet(options.quiet);
+            let store = &mut shaped[index];
+            ways[index].push(repeat(options.duration(), || {
+                durably(|| store.commit(way, WAY_WRITES, value.as_bytes()))
+            })?);
         }
     }
     let mut table = Table::new(&[
@@ -52,6 +67,9 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<()
     table.row(row("4 KiB write + fdatasync, file that has its blocks".to_owned(), 1, &rewrites));
     for (size, samples) in COMMIT_SIZES.into_iter().zip(&commits) {
         table.row(row(format!("sled alone, commits of {size}, each flushed and fdatasynced"), size, samples));
+    }
+    for (way, samples) in Way::ALL.into_iter().zip(&ways) {
+        table.row(row(way.title().to_owned(), WAY_WRITES, samples));
     }
     report.section("What the machine can do");
     report.table(&table);
@@ -110,35 +128,37 @@ fn rewrite(file: &Path, time: Duration) -> Result<Sample, Failure> {
 }
 
 /// A store as the node opens it: no flusher of its own, segments of 2 MiB.
-struct Sled {
-    db: sled::Db,
+fn open(dir: &Path) -> Result<sled::Db, Failure> {
+    Ok(sled::Config::new().path(dir).segment_size(2 << 20).flush_every_ms(None).open()?)
 }
 
-impl Sled {
-    fn open(dir: &Path) -> Result<Sled, Failure> {
-        let db = sled::Config::new().path(dir).segment_size(2 << 20).flush_every_ms(None).open()?;
-        Ok(Sled { db })
-    }
-
-    fn commit(&self, size: usize, options: &Options, round: u64) -> Result<Sample, Failure> {
-        let tree = self.db.open_tree("data")?;
-        let mut random = Random::new(round);
-        let mut value = value_text(options.value_bytes).into_bytes();
-        repeat(options.duration(), || {
-            for _ in 0..size {
-                let counter = random.below(u64::MAX).to_be_bytes();
-                let counted = counter.len().min(value.len());
-                value[..counted].copy_from_slice(&counter[..counted]);
-                tree.insert(key_text(random.below(options.keys)).as_bytes(), value.as_slice())?;
-            }
-            let syncs = sync_calls();
-            self.db.flush()?;
-            if sync_calls() == syncs {
-                return Err("sled's flush ended without an fdatasync: the figures would be a lie".into());
-            }
+/// Commits of so many inserts into one tree.
+fn inserts(db: &sled::Db, size: usize, options: &Options, round: u64) -> Result<Sample, Failure> {
+    let tree = db.open_tree("data")?;
+    let mut random = Random::new(round);
+    let mut value = value_text(options.value_bytes).into_bytes();
+    repeat(options.duration(), || {
+        for _ in 0..size {
+            let counter = random.below(u64::MAX).to_be_bytes();
+            let counted = counter.len().min(value.len());
+            value[..counted].copy_from_slice(&counter[..counted]);
+            tree.insert(key_text(random.below(options.keys)).as_bytes(), value.as_slice())?;
+        }
+        durably(|| {
+            db.flush()?;
             Ok(())
         })
+    })
+}
+
+/// Runs a flush, and refuses one that did not reach the disk.
+fn durably(flush: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    let syncs = sync_calls();
+    flush()?;
+    if sync_calls() == syncs {
+        return Err("sled's flush ended without an fdatasync: the figures would be a lie".into());
     }
+    Ok(())
 }
 
 /// Commits again and again until the time is over.
@@ -163,3 +183,5 @@ fn repeat(time: Duration, mut commit: impl FnMut() -> Result<(), Failure>) -> Re
 
 const REWRITTEN_BLOCKS: u64 = 4096;
 const COMMIT_SIZES: [usize; 3] = [1, 64, 256];
+/// Writes in a commit by which the ways of committing are compared.
+const WAY_WRITES: usize = 64;

@@ -26,9 +26,7 @@ impl Request {
             Operation::Put => {
                 let body = format!("{{\"value\":\"{}\"}}", value_text(value_bytes));
                 let length = body.len();
-                let head = format!(
-                    "PUT {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-                );
+                let head = head("PUT", &path, address, length);
                 let counter_at = counter_at(head.len() + "{\"value\":\"".len(), value_bytes);
                 let bytes = [head, body].concat().into_bytes();
                 Request { bytes, key_at: "PUT /key/".len(), counter_at, base64: false }
@@ -47,9 +45,7 @@ impl Request {
         };
         let body = format!("{{\"key\":\"{key}\"{tail}");
         let length = body.len();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-        );
+        let head = head("POST", path, address, length);
         let key_at = head.len() + "{\"key\":\"".len();
         let value_at = key_at + key.len() + "\",\"value\":\"".len();
         let counter_at = if operation == Operation::Put { counter_at(value_at, value_bytes) } else { None };
@@ -84,6 +80,11 @@ impl Request {
             self.bytes[at..at + plain.len()].copy_from_slice(plain);
         }
     }
+}
+
+fn head(method: &str, path: &str, address: SocketAddr, length: usize) -> String {
+    let kind = "Content-Type: application/json";
+    format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{kind}\r\nContent-Length: {length}\r\n\r\n")
 }
 
 /// The text of a key, as `redis-benchmark` makes it.
