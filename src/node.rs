@@ -140,7 +140,7 @@ fn random() -> u64 {
     if let Err(e) = getrandom::fill(&mut bytes) {
         storage::end_process(Exit::Unforeseen, &format!("the system gives no random numbers: {e}"));
     }
-    u64::from_ne_bytes(bytes)
+    u64::from_be_bytes(bytes)
 }
 
 /// A panic anywhere ends the process: what other threads would go on with is not what was meant.

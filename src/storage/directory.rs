@@ -82,6 +82,8 @@ impl Directory {
             )));
         }
         let lock = take_lock(path)?;
+        // Whoever held the lock until now may have made the directory ready meanwhile.
+        let manifest = read_manifest(path)?;
         let fresh = Manifest {
             format: FORMAT,
             segment_bytes: SEGMENT_BYTES,

@@ -1,9 +1,6 @@
 //! What the tests share: a real node as a child process, and the plainest HTTP client that can also misbehave.
 //! It must never sleep to synchronise: it waits for a line or an answer, with a deadline.
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of this support"
-)]
+#![allow(dead_code, unsafe_code, reason = "each test binary uses its own part; signals are sent by libc")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
