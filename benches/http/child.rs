@@ -101,6 +101,7 @@ impl Drop for Server {
 }
 
 /// Has the kernel kill the process when the benchmark is gone, however that came about.
+#[expect(unsafe_code, reason = "the call has to be made in the child, between fork and exec")]
 pub fn die_with_us(command: &mut Command) {
     let ask = || Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?);
     // SAFETY: between fork and exec this makes one system call, and neither allocates nor takes a lock.

@@ -33,6 +33,10 @@ use clap::Parser;
 use options::Options;
 use report::Report;
 
+/// As in the node, so that a ratio tells of the node and not of the allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Whatever stops a run: it is printed once, by `main`.
 type Failure = Box<dyn std::error::Error>;
 
