@@ -148,7 +148,7 @@ impl<'a> Campaign<'a> {
         let mut rng = Rng::new(draw.rng.clone().bits());
         let cut = self.journal.cut(draw.at, &mut rng);
         let image = builder.image(&cut);
-        let deep = self.control == Control::None && draw.number % RECOVERY_CUT_EVERY == 0;
+        let deep = self.control == Control::None && draw.number.is_multiple_of(RECOVERY_CUT_EVERY);
         let depth = if deep { 1 } else { DEPTH_MAX };
         let mut path = format!("state {}: {cut:?}", draw.number);
         if let Err(why) = self.examine(image, &self.history, draw.at, depth, &mut rng, scratch, &mut path) {

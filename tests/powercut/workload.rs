@@ -202,7 +202,7 @@ pub fn send(store: &Store, id: u64, op: Op, text: Option<Vec<u8>>, fresh_only: b
 
 /// One life, number `life` of a store of this shape.
 pub fn live(dir: &Path, shape: &Shape, seed: u64, life: u64) {
-    let killed = shape.kills && life % 2 == 0 && life + 1 < shape.lives;
+    let killed = shape.kills && life.is_multiple_of(2) && life + 1 < shape.lives;
     set_clock((life + 1) * 1_000_000, 0);
     interpose::note(&Event::Life);
     let store = open(dir).expect("a store that was not cut off opens");
