@@ -32,7 +32,9 @@ impl Log for Guard {
     }
 
     fn log(&self, record: &Record) {
-        if self.0.matches(record) {
+        // What clients send is no error of the node, though the HTTP library calls it one.
+        let clients = record.target().starts_with("actix_http") && log::max_level() < log::LevelFilter::Debug;
+        if self.0.matches(record) && !clients {
             self.0.log(record);
         }
         if storage::is_fatal(record) {

@@ -9,6 +9,10 @@ use dynarust::config::Config;
 use dynarust::exit::Exit;
 use dynarust::{health, logger, node};
 
+/// A seventh less CPU a write than the C library's, measured: most of it is sled's small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(Command::Healthcheck(flags)) = cli.command {

@@ -22,13 +22,11 @@ pub use app::App;
 use problem::{Code, Problem};
 
 /// Mounts every route; `app` is shared by all workers.
+///
+/// One service takes every path and matches it here: the framework's own router runs a regular expression on each
+/// request, which costs as much as the whole read of a key.
 pub fn routes(config: &mut ServiceConfig, app: Arc<App>) {
-    config.app_data(app);
-    config.service(web::resource("/key/{key:.*}").to(key));
-    for path in ["/health", "/ready", "/stats", "/membership"] {
-        config.service(web::resource(path).to(node));
-    }
-    config.default_service(web::to(nowhere));
+    config.app_data(app).default_service(web::to(route));
 }
 
 /// Methods of `/key/{key}`.
@@ -36,41 +34,36 @@ const KEY_METHODS: &str = "GET, HEAD, PUT, DELETE";
 /// Methods of the paths about the node.
 const NODE_METHODS: &str = "GET, HEAD";
 
-async fn key(request: HttpRequest, payload: Payload) -> HttpResponse {
+async fn route(request: HttpRequest, payload: Payload) -> HttpResponse {
     let app = app(&request);
+    let answer = match request.path() {
+        path if path.starts_with("/key/") => key(app, &request, payload).await,
+        "/health" | "/ready" | "/stats" | "/membership" => node(app, &request).await,
+        path => Err(no_such_path(path)),
+    };
+    finish(app, answer)
+}
+
+async fn key(app: &Arc<App>, request: &HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let serving = app.serve();
-    let answer = match *request.method() {
-        Method::GET | Method::HEAD => keys::get(app, &request, serving).await,
-        Method::PUT => {
-            let answer = keys::put(app, &request, payload).await;
-            drop(serving);
-            answer
-        }
-        Method::DELETE => {
-            let answer = keys::delete(app, &request).await;
-            drop(serving);
-            answer
-        }
+    match *request.method() {
+        Method::GET | Method::HEAD => keys::get(app, request, serving).await,
+        Method::PUT => keys::put(app, request, payload).await,
+        Method::DELETE => keys::delete(app, request).await,
         _ => Err(Problem::not_allowed(request.method().as_str(), KEY_METHODS)),
-    };
-    finish(app, answer)
+    }
 }
 
-async fn node(request: HttpRequest) -> HttpResponse {
-    let app = app(&request);
-    let answer = match (request.method(), request.path()) {
-        (&(Method::GET | Method::HEAD), "/health") => about::health(&request),
-        (&(Method::GET | Method::HEAD), "/ready") => about::ready(app, &request),
-        (&(Method::GET | Method::HEAD), "/stats") => about::stats(app, &request),
-        (&(Method::GET | Method::HEAD), "/membership") => about::membership(app, &request).await,
-        (&(Method::GET | Method::HEAD), path) => Err(no_such_path(path)),
-        (method, _) => Err(Problem::not_allowed(method.as_str(), NODE_METHODS)),
-    };
-    finish(app, answer)
-}
-
-async fn nowhere(request: HttpRequest) -> HttpResponse {
-    finish(app(&request), Err(no_such_path(request.path())))
+async fn node(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Problem::not_allowed(request.method().as_str(), NODE_METHODS));
+    }
+    match request.path() {
+        "/health" => about::health(request),
+        "/ready" => about::ready(app, request),
+        "/stats" => about::stats(app, request),
+        _ => about::membership(app, request).await,
+    }
 }
 
 fn no_such_path(path: &str) -> Problem {

@@ -218,8 +218,11 @@ impl Committer {
         let now_ms = (self.now_ms)();
         let room = self.disk.room(now_ms)?;
         let unit = self.replica.vv().clone();
-        if self.look_ms.is_some_and(|at| at <= now_ms) && room != Room::None {
-            self.expire(now_ms)?;
+        if self.look_ms.is_some_and(|at| at <= now_ms) {
+            match room {
+                Room::None => self.look_ms = Some(now_ms + EXPIRY_PAUSE_MS),
+                _ => self.expire(now_ms)?,
+            }
         }
         let mut answers = Vec::with_capacity(batch.len());
         for (request, reply) in batch.drain(..) {

@@ -75,13 +75,15 @@ impl Directory {
         }
         if let Some(manifest) = manifest.as_ref().filter(|m| m.format > FORMAT) {
             return Err(Error::Refused(format!(
-                "{shown} has format {}, written by release {}; this release ({}) reads up to format {FORMAT}: run the newer release",
+                "{shown} has format {}, written by release {}; this release ({}) reads up to {FORMAT}: run the newer one",
                 manifest.format,
                 manifest.release,
                 env!("CARGO_PKG_VERSION")
             )));
         }
         let lock = take_lock(path)?;
+        // Whoever held the lock until now may have made the directory ready meanwhile.
+        let manifest = read_manifest(path)?;
         let fresh = Manifest {
             format: FORMAT,
             segment_bytes: SEGMENT_BYTES,
@@ -240,7 +242,13 @@ fn is_empty(path: &Path) -> io::Result<bool> {
 
 fn take_lock(directory: &Path) -> Result<File, Error> {
     let path = directory.join("LOCK");
-    let refuse = |e: io::Error| Error::Refused(format!("can't lock {}: {e}", path.display()));
+    let refuse = |e: io::Error| {
+        let user = rustix::process::getuid().as_raw();
+        Error::Refused(format!(
+            "can't lock {}: {e}; make the directory writable for user {user}",
+            path.display()
+        ))
+    };
     let mut lock =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(refuse)?;
     let deadline = Instant::now() + Duration::from_millis(LOCK_RETRY_MS);

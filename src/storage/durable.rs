@@ -11,6 +11,8 @@
 //! This is the only file with `unsafe`: defining a C symbol, calling `fdatasync` on a descriptor that only sled knows,
 //! and `_exit`, which ends the process without running anything more of it.
 
+#![expect(unsafe_code, reason = "see above; nowhere else")]
+
 use std::ffi::{c_int, c_uint};
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,9 +1,6 @@
 //! What the tests share: a real node as a child process, and the plainest HTTP client that can also misbehave.
 //! It must never sleep to synchronise: it waits for a line or an answer, with a deadline.
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of this support"
-)]
+#![allow(dead_code, unsafe_code, reason = "each test binary uses its own part; signals are sent by libc")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -141,7 +138,8 @@ impl Response {
     }
 
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
     }
 }
 
@@ -163,7 +161,13 @@ impl Client {
         Ok(Client { stream: BufReader::new(stream) })
     }
 
-    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Response> {
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Response> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: node\r\n");
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -213,7 +217,8 @@ impl Client {
         if status < 200 || status == 204 || status == 304 || headless {
             return Ok(response);
         }
-        if let Some(length) = response.header("content-length").map(|v| v.parse::<usize>().expect("a length")) {
+        if let Some(length) = response.header("content-length").map(|v| v.parse::<usize>().expect("a length"))
+        {
             response.body.resize(length, 0);
             self.stream.read_exact(&mut response.body)?;
         } else if response.header("transfer-encoding").is_some() {

@@ -1,0 +1,230 @@
+//! The command line, seen from outside: what it teaches, what it refuses, with which exit code and with what advice,
+//! the data directories it will not touch, the environment twins of its flags, the start line, and the health check.
+#![expect(unsafe_code, clippy::unwrap_used, reason = "signals go by libc; a poisoned lock is a failed test")]
+
+#[path = "cli/directories.rs"]
+mod directories;
+#[path = "cli/running.rs"]
+mod running;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use support::{Node, SOON, binary};
+
+/// How a command ended.
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs a command that must end by itself.
+fn end(mut command: Command) -> Ended {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the node's binary starts");
+    let deadline = std::time::Instant::now() + SOON;
+    let code = loop {
+        if let Some(status) = child.try_wait().expect("the child can be waited for") {
+            break status.code();
+        }
+        if std::time::Instant::now() > deadline {
+            child.kill().expect("it can be killed");
+            let mut log = String::new();
+            let _ = child.stderr.take().expect("piped").read_to_string(&mut log);
+            panic!("{command:?} did not end:\n{log}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let output = child.wait_with_output().expect("its output");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Ended { code, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn dynarust(args: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args);
+    command
+}
+
+/// Runs a command that must be refused with `code`, in words that contain each of `words`; what it said.
+fn refused(command: Command, code: i32, words: &[&str]) -> String {
+    let shown = format!("{command:?}");
+    let ended = end(command);
+    assert_eq!(ended.code, Some(code), "{shown}\n{}", ended.stderr);
+    assert_eq!(ended.stdout, "", "nothing of it goes to stdout");
+    for word in words {
+        assert!(ended.stderr.contains(word), "{shown}: no {word:?} in\n{}", ended.stderr);
+    }
+    for noise in ["panicked", "RUST_BACKTRACE", "Error {", "Err("] {
+        assert!(!ended.stderr.contains(noise), "{shown}\n{}", ended.stderr);
+    }
+    ended.stderr
+}
+
+/// A refusal that is no question of usage: one line that says what to do.
+fn refused_in_a_line(command: Command, code: i32, words: &[&str]) {
+    let said = refused(command, code, words);
+    let lines: Vec<&str> = said.lines().filter(|line| !line.contains("INFO")).collect();
+    assert_eq!(lines.len(), 1, "one clear line:\n{said}");
+}
+
+/// Everything below a directory: names and contents.
+fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.display().to_string();
+        if path.is_dir() {
+            all.push((name, Vec::new()));
+            all.extend(contents(&path));
+        } else {
+            all.push((name, fs::read(&path).expect("a file")));
+        }
+    }
+    all.sort();
+    all
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+const FLAGS: [(&str, &str); 9] = [
+    ("--data-dir", "DYNARUST_DATA_DIR"),
+    ("--max-value-bytes", "DYNARUST_MAX_VALUE_BYTES"),
+    ("--max-connections", "DYNARUST_MAX_CONNECTIONS"),
+    ("--request-timeout-ms", "DYNARUST_REQUEST_TIMEOUT_MS"),
+    ("--idle-timeout-ms", "DYNARUST_IDLE_TIMEOUT_MS"),
+    ("--write-queue", "DYNARUST_WRITE_QUEUE"),
+    ("--cache-mib", "DYNARUST_CACHE_MIB"),
+    ("--disk-reserve-mib", "DYNARUST_DISK_RESERVE_MIB"),
+    ("--commit-deadline-ms", "DYNARUST_COMMIT_DEADLINE_MS"),
+];
+
+#[test]
+fn help_teaches() {
+    let help = end(dynarust(&["--help"]));
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+    for (flag, twin) in FLAGS {
+        assert!(help.stdout.contains(flag), "{flag} in\n{}", help.stdout);
+        assert!(help.stdout.contains(twin), "{twin} in\n{}", help.stdout);
+    }
+    for word in
+        ["DynaRust", "LISTEN", "127.0.0.1:6660", "curl", "RUST_LOG", "healthcheck", "1048576", "20000"]
+    {
+        assert!(help.stdout.contains(word), "{word} in\n{}", help.stdout);
+    }
+    let short = end(dynarust(&["-h"]));
+    assert_eq!(short.code, Some(0));
+    assert!(short.stdout.contains("--data-dir"));
+    let sub = end(dynarust(&["healthcheck", "--help"]));
+    assert_eq!(sub.code, Some(0));
+    assert!(sub.stdout.contains("--address"), "{}", sub.stdout);
+}
+
+#[test]
+fn version_is_the_package_s() {
+    let expected = format!("DynaRust {}\n", env!("CARGO_PKG_VERSION"));
+    for flag in ["--version", "-V"] {
+        let version = end(dynarust(&[flag]));
+        assert_eq!((version.code, version.stdout), (Some(0), expected.clone()));
+    }
+}
+
+#[test]
+fn wrong_usage_exits_2_and_names_what_is_wrong() {
+    let dir = temporary();
+    let here = |args: &[&str]| {
+        let mut command = dynarust(args);
+        command.current_dir(dir.path());
+        command
+    };
+    refused(here(&[]), 2, &["LISTEN"]);
+    refused(here(&["--no-such-flag", "127.0.0.1:0"]), 2, &["--no-such-flag"]);
+    refused(here(&["127.0.0.1:0", "--data-di", "x"]), 2, &["--data-di"]);
+    refused(here(&["127.0.0.1:0", "--data-dir"]), 2, &["--data-dir"]);
+    for listen in ["nonsense", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", ":6660", ""] {
+        refused(here(&[listen]), 2, &[]);
+    }
+    for (flag, _) in &FLAGS[1..] {
+        for value in ["x", "-1", "1.5", "", "99999999999999999999999999"] {
+            refused(here(&["127.0.0.1:0", &format!("{flag}={value}")]), 2, &[flag]);
+        }
+    }
+    refused(here(&["healthcheck", "--no-such-flag"]), 2, &["--no-such-flag"]);
+    assert!(contents(dir.path()).is_empty(), "nothing was made");
+}
+
+#[test]
+fn a_join_address_is_refused_in_this_release() {
+    let dir = temporary();
+    let mut command = dynarust(&["127.0.0.1:0", "127.0.0.1:6660"]);
+    command.current_dir(dir.path());
+    refused(command, 2, &["127.0.0.1:6660"]);
+    assert!(contents(dir.path()).is_empty(), "nothing was made");
+}
+
+#[test]
+fn a_taken_port_exits_6() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let dir = temporary();
+    let data = dir.path().join("data");
+    let mut command = dynarust(&[&address, "--data-dir"]);
+    command.arg(&data);
+    refused_in_a_line(command, 6, &[&address]);
+    drop(taken);
+    let node = Node::start(&data, &[]);
+    assert_eq!(node.request("GET", "/ready", "").status, 200, "the directory is as good as before");
+}
+
+#[test]
+fn an_address_of_another_machine_exits_6() {
+    let dir = temporary();
+    let mut command = dynarust(&["192.0.2.1:6660", "--data-dir"]);
+    command.arg(dir.path());
+    refused_in_a_line(command, 6, &["192.0.2.1:6660"]);
+}
+
+#[test]
+fn the_environment_sets_what_flags_do_and_flags_win() {
+    let dir = temporary();
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    let mut command = dynarust(&["127.0.0.1:0"]);
+    command
+        .env("DYNARUST_DATA_DIR", &one)
+        .env("DYNARUST_MAX_VALUE_BYTES", "5")
+        .env("DYNARUST_WRITE_QUEUE", "77");
+    let node = Node::launch(command).unwrap_or_else(|log| panic!("{log}"));
+    assert!(one.join("MANIFEST").is_file());
+    assert_eq!(node.request("PUT", "/key/x", "{\"value\":12345}").status, 201);
+    assert_eq!(node.request("PUT", "/key/x", "{\"value\":123456}").status, 413);
+    assert_eq!(node.request("GET", "/stats", "").json()["queue"]["capacity"], 77);
+    let mut command = Node::command(&two, &["--max-value-bytes", "6"]);
+    command.env("DYNARUST_DATA_DIR", &one).env("DYNARUST_MAX_VALUE_BYTES", "5");
+    let node = Node::launch(command).unwrap_or_else(|log| panic!("{log}"));
+    assert!(two.join("MANIFEST").is_file());
+    assert_eq!(node.request("PUT", "/key/x", "{\"value\":123456}").status, 201);
+}
+
+#[test]
+fn bad_values_in_the_environment_exit_2() {
+    let dir = temporary();
+    for (flag, twin) in &FLAGS[1..] {
+        let mut command = Node::command(dir.path(), &[]);
+        command.env(twin, "many");
+        refused(command, 2, &[flag]);
+    }
+    assert!(contents(dir.path()).is_empty());
+}
