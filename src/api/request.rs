@@ -187,7 +187,9 @@ pub fn put(body: &[u8], value_bytes_max: usize) -> Result<Put, Problem> {
                 match seconds {
                     Some(seconds) => ttl_ms = Some((seconds * 1_000.0).ceil() as u64),
                     None => {
-                        return refuse(format!("ttl_seconds is a number above 0 and up to {TTL_SECONDS_MAX}"));
+                        return refuse(format!(
+                            "ttl_seconds is a number above 0 and up to {TTL_SECONDS_MAX}"
+                        ));
                     }
                 }
             }

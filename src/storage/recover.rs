@@ -140,7 +140,6 @@ fn recover(trees: &Trees, me: NodeId) -> Result<Summary, Error> {
             expected.digest
         )));
     }
-    drop_garbage(trees, &committed, &summary, &tail)?;
     summary.totals = seen.totals;
     if tail.iter().any(|(dot, _)| dot.origin == me) {
         summary.clock = Clock::from(summary.clock.last().max(seen.latest));
@@ -148,6 +147,12 @@ fn recover(trees: &Trees, me: NodeId) -> Result<Summary, Error> {
     if !tail.is_empty() {
         log::info!("{} writes that were cut off under way are kept", tail.len());
     }
+    // First the summary, as in a commit: a tail that has lost rows would explain its entries wrongly the next time. It
+    // still names where its unit began, for the case that the power goes in the middle of the garbage.
+    if summary != committed {
+        trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;
+    }
+    drop_garbage(trees, &committed, &summary, &tail)?;
     summary.unit = summary.vv.clone();
     if summary != committed {
         trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;
