@@ -151,7 +151,6 @@ fn recover(
         )));
     }
     check_progress(&summary.vv)?;
-    drop_garbage(trees, &committed, &summary, &tail)?;
     summary.totals = seen.totals;
     if tail.iter().any(|(dot, _)| dot.origin == me) {
         summary.clock = Clock::from(summary.clock.last().max(seen.latest));
@@ -159,6 +158,12 @@ fn recover(
     if !tail.is_empty() {
         log::info!("{} writes that were cut off under way are kept", tail.len());
     }
+    // First the summary, as in a commit: a tail that has lost rows would explain its entries wrongly the next time. It
+    // still names where its unit began, for the case that the power goes in the middle of the garbage.
+    if summary != committed {
+        trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;
+    }
+    drop_garbage(trees, &committed, &summary, &tail)?;
     summary.unit = summary.vv.clone();
     if summary != committed {
         trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;

@@ -3,6 +3,7 @@
 //! All randomness of a state comes from (seed, number of the state), so that a kept trace replays it. Threads of a
 //! workload race, so the trace of a failure is kept.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -18,8 +19,8 @@ use crate::workload::Shape;
 /// Power cuts during the recovery from a power cut during the recovery from a power cut.
 const DEPTH_MAX: u64 = 3;
 
-/// Every so many states, the recovery is cut off too.
-const RECOVERY_CUT_EVERY: u64 = 8;
+/// In so many of a hundred states the recovery is cut off too; in more when it has something to do.
+const RECOVERY_CUT_PERCENT: (u64, u64) = (5, 20);
 
 /// The lives of one store, and how crash states are drawn from them.
 pub struct Campaign<'a> {
@@ -100,7 +101,7 @@ impl<'a> Campaign<'a> {
     }
 
     /// Puts these states to the test until there are so many failures; says which.
-    pub fn run(self: &Campaign<'a>, numbers: std::ops::Range<u64>, failures_max: usize) -> Vec<String> {
+    pub fn run(self: &Campaign<'a>, numbers: Range<u64>, failures_max: usize) -> Vec<String> {
         let mut draws: Vec<Draw> = numbers.map(|number| self.draw(number)).collect();
         draws.sort_by_key(|draw| draw.at);
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -131,13 +132,11 @@ impl<'a> Campaign<'a> {
         let journal = &self.journal;
         let (end, _) = journal.size();
         let writing: Vec<_> = journal.snapshots.iter().filter(|writing| !writing.is_empty()).collect();
-        let within =
-            |rng: &mut Rng, range: &std::ops::Range<usize>| rng.between(range.start, range.end.min(end));
         let at = match rng.below(100) {
-            _ if self.control == Control::CleanUp => within(&mut rng, rng_of(&writing, number)),
-            0..15 => within(&mut rng, rng_of(&writing, number)),
-            15..30 => within(&mut rng, rng_of(&journal.openings.iter().collect::<Vec<_>>(), number)),
-            30..38 => within(&mut rng, &journal.openings[0]),
+            _ if self.control == Control::CleanUp => within(one(&writing, number), &mut rng),
+            0..15 => within(one(&writing, number), &mut rng),
+            15..30 => within(one(&journal.openings.iter().collect::<Vec<_>>(), number), &mut rng),
+            30..38 => within(&journal.openings[0], &mut rng),
             38..40 => end,
             _ => moment(journal, &mut rng),
         };
@@ -148,8 +147,7 @@ impl<'a> Campaign<'a> {
         let mut rng = Rng::new(draw.rng.clone().bits());
         let cut = self.journal.cut(draw.at, &mut rng);
         let image = builder.image(&cut);
-        let deep = self.control == Control::None && draw.number.is_multiple_of(RECOVERY_CUT_EVERY);
-        let depth = if deep { 1 } else { DEPTH_MAX };
+        let depth = if self.control == Control::None { 1 } else { DEPTH_MAX };
         let mut path = format!("state {}: {cut:?}", draw.number);
         if let Err(why) = self.examine(image, &self.history, draw.at, depth, &mut rng, scratch, &mut path) {
             self.failed().push(format!("{path}: {why}"));
@@ -186,17 +184,22 @@ impl<'a> Campaign<'a> {
         }
         let (report, audit) = hear(&command.output().expect("a child starts"))?;
         judge(&report, &audit, history, at)?;
-        if report.seq > history.promised(at) {
+        let beyond = report.seq > history.promised(at);
+        if beyond {
             self.beyond.fetch_add(1, Ordering::Relaxed);
         }
-        if depth == DEPTH_MAX {
+        let (idle, busy) = RECOVERY_CUT_PERCENT;
+        if depth == DEPTH_MAX || depth == 1 && !rng.percent(if beyond { busy } else { idle }) {
             return Ok(());
         }
         let trace = Trace::read(&trace);
         let history = history.crashed(at).read(&trace.records);
         let journal = Journal::new(trace, image, self.control);
         let count = if depth == 1 { rng.between(1, 3) } else { 1 };
-        let mut moments: Vec<usize> = (0..count).map(|_| moment(&journal, rng)).collect();
+        let opening = journal.openings[0].clone();
+        let mut moments: Vec<usize> = (0..count)
+            .map(|_| if rng.percent(60) { within(&opening, rng).max(1) } else { moment(&journal, rng) })
+            .collect();
         moments.sort_unstable();
         let mut builder = Builder::new(&journal);
         for at in moments {
@@ -219,6 +222,11 @@ fn moment(journal: &Journal, rng: &mut Rng) -> usize {
     rng.between(moments[place] + 1, end)
 }
 
-fn rng_of<'r>(ranges: &[&'r std::ops::Range<usize>], number: u64) -> &'r std::ops::Range<usize> {
+/// Somewhere in this stretch of records.
+fn within(range: &Range<usize>, rng: &mut Rng) -> usize {
+    rng.between(range.start, range.end)
+}
+
+fn one<'r>(ranges: &[&'r Range<usize>], number: u64) -> &'r Range<usize> {
     ranges[mix(number, 7) as usize % ranges.len()]
 }

@@ -49,8 +49,7 @@ pub const HANG_SECONDS: u32 = 60;
 
 /// Opens and reports.
 pub fn check(dir: &Path, keys: u32) -> ! {
-    // SAFETY: no handler runs; the signal's default ends the process.
-    unsafe { libc::alarm(HANG_SECONDS) };
+    interpose::end_after(HANG_SECONDS);
     dynarust::logger::start();
     std::panic::set_hook(Box::new(|panic| {
         let exit = panic.location().map_or(Exit::Unforeseen, |place| storage::panic_exit(place.file()));

@@ -135,7 +135,7 @@ impl Journal {
 
     fn mark(&mut self, at: usize, event: &Event) {
         match event {
-            Event::Life => self.openings.push(at..usize::MAX),
+            Event::Life => self.openings.push(at..at),
             Event::Opened { .. } => {
                 self.openings.last_mut().into_iter().for_each(|opening| opening.end = at);
             }

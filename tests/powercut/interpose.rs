@@ -5,6 +5,10 @@
 //! One lock spans each system call and its record, so that the order of the trace is the order of the file system. A
 //! sync is two records, and other threads go on between them. It syncs nothing: what counts is what the trace says.
 //! Nothing here may panic or use std's files: it would come back in.
+#![expect(
+    unsafe_code,
+    reason = "C symbols are defined, and system calls made, here and nowhere else in this test"
+)]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
@@ -61,6 +65,12 @@ pub fn record(root: &str, trace: &str, sync_pause_us: u64) {
 /// Puts something that is no system call into the trace.
 pub fn note(event: &Event) {
     recording(|recorder| recorder.put(event, &[]));
+}
+
+/// Has the system end this process if it still runs after so many seconds.
+pub fn end_after(seconds: u32) {
+    // SAFETY: no handler is set; the signal's default ends the process.
+    unsafe { libc::alarm(seconds) };
 }
 
 /// Ends the process between two records, as SIGKILL would.

@@ -2,8 +2,8 @@
 //! cut off; the next life goes on. Everything that is sent, answered or shown goes into the trace.
 //!
 //! Two rules keep the history exact. The clock is the test's and stands still while writes are under way, so that it is
-//! known when a version expires. And a key belongs to one thread at a time, so that a write of a life that was killed
-//! can be told by what its key holds afterwards.
+//! known when a version expires. And before a life is killed a key belongs to one thread, so that a write without an
+//! answer can be told by what its key holds afterwards.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -239,10 +239,13 @@ fn run_phase(store: &Store, shape: &Shape, rng: &mut Rng, ids: &AtomicU64, kille
                 scope.spawn(move || {
                     let mut done = 0;
                     while done < share || killed {
-                        let count = (shape.keys as usize - lane).div_ceil(lanes);
-                        let key = (lane + rng.below(count) * lanes) as u32;
+                        let key = if killed {
+                            lane + rng.below((shape.keys as usize - lane).div_ceil(lanes)) * lanes
+                        } else {
+                            rng.below(shape.keys as usize)
+                        };
                         let id = ids.fetch_add(1, Ordering::SeqCst);
-                        write_once(store, shape, &mut rng, id, key, killed);
+                        write_once(store, shape, &mut rng, id, key as u32, killed);
                         done += 1;
                     }
                 })
