@@ -5,8 +5,7 @@ use std::io::Write;
 use env_logger::{Env, Logger};
 use log::{Log, Metadata, Record};
 
-use crate::exit::Exit;
-use crate::storage;
+use crate::{node, storage};
 
 /// Lines go to stderr: time, level, text. `RUST_LOG` sets the level, `info` by default.
 pub fn start() {
@@ -32,14 +31,13 @@ impl Log for Guard {
     }
 
     fn log(&self, record: &Record) {
-        if self.0.matches(record) {
+        // What clients send is no error of the node, though the HTTP library calls it one.
+        let clients = record.target().starts_with("actix_http") && log::max_level() < log::LevelFilter::Debug;
+        if self.0.matches(record) && !clients {
             self.0.log(record);
         }
         if storage::is_fatal(record) {
-            storage::end_process(
-                Exit::Failed,
-                "the storage engine gave up; restart to recover the last commit",
-            );
+            node::end_with_advice(storage::engine_exit(), "the storage engine gave up");
         }
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{self, App, Member};
 use crate::config::Config;
@@ -47,6 +47,9 @@ pub fn run(config: Config) -> Result<(), End> {
 
 async fn serve(config: Config) -> Result<(), End> {
     let started = Instant::now();
+    let unforeseen = |e: &dyn std::fmt::Display| End { exit: Exit::Unforeseen, line: e.to_string() };
+    // A signal while the node starts waits for its turn: then the node stops at once, as cleanly as later.
+    let mut signals = Signals::new().map_err(|e| unforeseen(&e))?;
     let cant = |line: String| End { exit: Exit::Address, line };
     let listener = server::listen(config.listen).map_err(|e| {
         cant(format!("can't listen on {}: {e}; stop who does, or give another address", config.listen))
@@ -69,7 +72,6 @@ async fn serve(config: Config) -> Result<(), End> {
         now_ms,
         random,
     };
-    let unforeseen = |e: &dyn std::fmt::Display| End { exit: Exit::Unforeseen, line: e.to_string() };
     let opened = tokio::task::spawn_blocking(move || Store::open(&settings, metrics)).await;
     let store = opened.map_err(|e| unforeseen(&e))??;
     store.tell(address)?;
@@ -81,7 +83,7 @@ async fn serve(config: Config) -> Result<(), End> {
         store.published().totals.keys,
         started.elapsed().as_millis()
     );
-    wait_for_signal().await.map_err(|e| unforeseen(&e))?;
+    signals.received().await;
     log::info!("stopping: finishing {} requests under way", app.under_way());
     handle.pause().await;
     app.stop();
@@ -119,13 +121,24 @@ async fn introduce(store: &Store, address: &str) {
     }
 }
 
-async fn wait_for_signal() -> std::io::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// What asks the node to stop.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    /// From now on these signals no longer end the process by themselves.
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
 }
 
 /// Milliseconds since 1970, by the wall clock; 0 before that.
@@ -150,13 +163,18 @@ fn end_on_panic() {
         let exit = place.map_or(Exit::Unforeseen, |place| panic_exit(place.file()));
         let what = panic.payload_as_str().unwrap_or("no message").replace('\n', " ");
         let at = place.map(ToString::to_string).unwrap_or_default();
-        let advice = match exit {
-            Exit::Damaged => CHOICES,
-            Exit::Failed => "; restart to recover the last commit",
-            _ => "; this is a bug, please report it",
-        };
-        storage::end_process(exit, &format!("panic: {what} (at {at}){advice}"));
+        end_with_advice(exit, &format!("panic: {what} (at {at})"));
     }));
+}
+
+/// Ends the process at once, with a line that says what to do.
+pub fn end_with_advice(exit: Exit, why: &str) -> ! {
+    let advice = match exit {
+        Exit::Damaged => CHOICES,
+        Exit::Failed => "; restart to recover the last commit",
+        _ => "; this is a bug, please report it",
+    };
+    storage::end_process(exit, &format!("{why}{advice}"))
 }
 
 /// Every connection takes a file: the soft limit is often only 1,024.

@@ -20,22 +20,28 @@ pub struct Fault {
     pub column: usize,
 }
 
-/// A member of the body's object: its name, and its value's text.
-pub type Member<'a> = (Cow<'a, str>, &'a str);
+/// A member of the body's object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// Its name, escapes undone.
+    pub name: Cow<'a, str>,
+    /// Its value, as the client wrote it.
+    pub text: &'a str,
+    /// Where it begins, in bytes of the body.
+    pub at: usize,
+}
 
 /// Reads a body that must be one JSON object.
 pub fn object(body: &[u8]) -> Result<Vec<Member<'_>>, Fault> {
-    let text = std::str::from_utf8(body).map_err(|e| {
-        let sound = String::from_utf8_lossy(&body[..e.valid_up_to()]);
-        fault(&sound, sound.len(), "not UTF-8")
-    })?;
+    let text = std::str::from_utf8(body).map_err(|e| fault(body, e.valid_up_to(), "not UTF-8"))?;
     let mut scanner = Scanner { text, at: 0 };
     let read = scanner.body();
-    read.map_err(|(at, what)| fault(text, at, what))
+    read.map_err(|(at, what)| fault(body, at, what))
 }
 
-fn fault(text: &str, at: usize, what: impl Into<String>) -> Fault {
-    let before = &text[..at.min(text.len())];
+/// A fault at this byte of the body.
+pub fn fault(body: &[u8], at: usize, what: impl Into<String>) -> Fault {
+    let before = String::from_utf8_lossy(&body[..at.min(body.len())]);
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
     Fault {
         what: what.into(),
@@ -82,7 +88,6 @@ impl<'a> Scanner<'a> {
     fn object(&mut self, depth: usize) -> Result<Vec<Member<'a>>, At> {
         self.enter(depth)?;
         let mut members: Vec<Member<'a>> = Vec::new();
-        let mut places = Vec::new();
         self.space();
         if self.peek() == Some(b'}') {
             self.at += 1;
@@ -93,7 +98,7 @@ impl<'a> Scanner<'a> {
             if self.peek() != Some(b'"') {
                 return self.wrong("expected a member's name in double quotes");
             }
-            places.push(self.at);
+            let at = self.at;
             let name = self.string()?;
             self.space();
             if self.peek() != Some(b':') {
@@ -103,7 +108,7 @@ impl<'a> Scanner<'a> {
             self.space();
             let start = self.at;
             self.value(depth + 1)?;
-            members.push((name, &self.text[start..self.at]));
+            members.push(Member { name, text: &self.text[start..self.at], at });
             self.space();
             match self.peek() {
                 Some(b',') => self.at += 1,
@@ -112,7 +117,7 @@ impl<'a> Scanner<'a> {
             }
         }
         self.at += 1;
-        no_name_twice(&members, &places)?;
+        no_name_twice(&members)?;
         Ok(members)
     }
 
@@ -271,17 +276,17 @@ impl<'a> Scanner<'a> {
 }
 
 /// Sorting finds a second one in any order that a hostile client may choose, without hashing.
-fn no_name_twice(members: &[Member<'_>], places: &[usize]) -> Result<(), At> {
+fn no_name_twice(members: &[Member<'_>]) -> Result<(), At> {
     if members.len() < 2 {
         return Ok(());
     }
-    let mut order: Vec<usize> = (0..members.len()).collect();
-    order.sort_unstable_by(|&a, &b| members[a].0.cmp(&members[b].0).then(a.cmp(&b)));
-    let twice =
-        order.windows(2).filter(|pair| members[pair[0]].0 == members[pair[1]].0).map(|pair| pair[1]).min();
-    twice.map_or(Ok(()), |second| {
-        Err((places[second], format!("the member \"{}\" stands twice", members[second].0)))
-    })
+    let mut order: Vec<&Member<'_>> = members.iter().collect();
+    order.sort_unstable_by(|a, b| a.name.cmp(&b.name).then(a.at.cmp(&b.at)));
+    let again = order.windows(2).filter(|pair| pair[0].name == pair[1].name).map(|pair| pair[1]);
+    match again.min_by_key(|member| member.at) {
+        Some(second) => Err((second.at, format!("the member {:?} stands twice", second.name))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -297,7 +302,8 @@ mod tests {
     #[test]
     fn members_come_as_their_text() {
         let members = object(b" {\"value\" : [1e400, -0, 0.10] ,\"\\u0061\":\"x\"}\n").expect("sound");
-        assert_eq!(members, [("value".into(), "[1e400, -0, 0.10]"), ("a".into(), "\"x\"")]);
+        let pairs: Vec<_> = members.iter().map(|member| (member.name.as_ref(), member.text)).collect();
+        assert_eq!(pairs, [("value", "[1e400, -0, 0.10]"), ("a", "\"x\"")]);
     }
 
     #[test]
@@ -347,9 +353,9 @@ mod tests {
             for text in [compact, pretty] {
                 let members = object(text.as_bytes()).expect("sound");
                 prop_assert_eq!(members.len(), pairs.len());
-                for (name, value) in members {
-                    let value: String = serde_json::from_str(value).expect("a string");
-                    prop_assert_eq!(pairs.get(name.as_ref()), Some(&value));
+                for member in members {
+                    let value: String = serde_json::from_str(member.text).expect("a string");
+                    prop_assert_eq!(pairs.get(member.name.as_ref()), Some(&value));
                 }
             }
         }

@@ -66,17 +66,25 @@ pub struct Options {
 /// Reads `?w=` and `?timeout_ms=`; anything else is refused, or a misspelt option would do nothing in silence.
 pub fn options(request: &HttpRequest) -> Result<Options, Problem> {
     let mut options = Options { wanted: Wanted::Members(1), timeout_ms: WAIT_MS_DEFAULT };
+    let mut seen = Vec::new();
     for (name, value) in parameters(request) {
         let refuse = |why: &str| Err(Problem::new(Code::InvalidParameter, format!("{name}={value}: {why}")));
+        if seen.contains(&name) {
+            return refuse("it stands twice");
+        }
+        seen.push(name);
+        // A sign would be read by Rust, and is none of a count.
+        let number = value.starts_with(|first: char| first.is_ascii_digit());
+        let number = number.then(|| value.parse::<u64>().ok()).flatten();
         match name {
-            "w" => match (value, value.parse()) {
+            "w" => match (value, number.map(u32::try_from)) {
                 ("majority", _) => options.wanted = Wanted::Majority,
                 ("all", _) => options.wanted = Wanted::All,
-                (_, Ok(members @ 1..)) => options.wanted = Wanted::Members(members),
+                (_, Some(Ok(members @ 1..))) => options.wanted = Wanted::Members(members),
                 _ => return refuse("w is a number from 1, 'majority' or 'all'"),
             },
-            "timeout_ms" => match value.parse() {
-                Ok(ms @ 0..=WAIT_MS_MAX) => options.timeout_ms = ms,
+            "timeout_ms" => match number {
+                Some(ms @ 0..=WAIT_MS_MAX) => options.timeout_ms = ms,
                 _ => return refuse(&format!("timeout_ms is a number from 0 to {WAIT_MS_MAX}")),
             },
             _ => return refuse("the parameters of this path are w and timeout_ms"),
@@ -110,42 +118,51 @@ pub fn condition(request: &HttpRequest) -> Result<Condition, Problem> {
 
 /// The versions that a client says it has seen.
 pub fn token(request: &HttpRequest) -> Result<Option<Token>, Problem> {
-    let name = HeaderName::from_static("causality-token");
-    let Some(value) = request.headers().get(&name) else { return Ok(None) };
+    let mut values = request.headers().get_all(HeaderName::from_static("causality-token"));
+    let Some(value) = values.next() else { return Ok(None) };
+    let refuse = |why| Err(Problem::new(Code::InvalidHeader, why));
+    if values.next().is_some() {
+        return refuse("Causality-Token stands twice; several versions are joined by '.'");
+    }
     let text = value.to_str().unwrap_or("").trim();
     let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
-    let token = Token::from_str(text).map_err(|_| {
-        Problem::new(Code::InvalidHeader, "Causality-Token is a version, as an answer shows it")
-    })?;
-    Ok(Some(token))
+    match Token::from_str(text) {
+        Ok(token) => Ok(Some(token)),
+        Err(_) => refuse("Causality-Token is a version, as an answer shows it"),
+    }
 }
 
 /// A list of entity tags; one that is not a version of ours matches nothing, but it must be a tag.
 fn tags(request: &HttpRequest, name: HeaderName, weak: bool) -> Result<Option<Tags>, Problem> {
-    let mut seen = None;
+    let mut listed = None;
     for value in request.headers().get_all(&name) {
-        let text = value.to_str().unwrap_or("\u{fffd}").trim();
-        if text == "*" {
+        let refuse = |what: String| Err(Problem::new(Code::InvalidHeader, format!("{name}: {what}")));
+        // A tag may hold any byte but controls, space and quotes; what is not ASCII is no version of ours.
+        let text = String::from_utf8_lossy(value.as_bytes());
+        if text.trim() == "*" {
             return Ok(Some(Tags::Any));
         }
-        let tokens = seen.get_or_insert_with(Vec::new);
-        for tag in text.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
-            let (opaque, is_weak) = tag.strip_prefix("W/").map_or((tag, false), |tag| (tag, true));
-            let inner = opaque.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
-            let Some(inner) = inner.filter(|inner| !inner.contains('"')) else {
-                let what = format!("{name}: an entity tag stands in double quotes, as in ETag, or is *");
-                return Err(Problem::new(Code::InvalidHeader, what));
+        let tokens = listed.get_or_insert_with(Vec::new);
+        let mut rest = text.trim_start_matches([' ', '\t', ',']);
+        let mut count = 0;
+        while !rest.is_empty() {
+            let (is_weak, tag) = rest.strip_prefix("W/").map_or((false, rest), |tag| (true, tag));
+            let Some((inner, after)) = tag.strip_prefix('"').and_then(|tag| tag.split_once('"')) else {
+                return refuse("an entity tag stands in double quotes, as in ETag, or is *".into());
             };
-            if tokens.len() >= TAGS_MAX {
-                return Err(Problem::new(
-                    Code::InvalidHeader,
-                    format!("{name}: more than {TAGS_MAX} entity tags"),
-                ));
+            rest = after.trim_start_matches([' ', '\t']);
+            if !rest.is_empty() && !rest.starts_with(',') {
+                return refuse("entity tags are separated by commas".into());
+            }
+            rest = rest.trim_start_matches([' ', '\t', ',']);
+            count += 1;
+            if count > TAGS_MAX {
+                return refuse(format!("more than {TAGS_MAX} entity tags"));
             }
             tokens.extend(Token::from_str(inner).ok().filter(|_| weak || !is_weak));
         }
     }
-    Ok(seen.map(Tags::These))
+    Ok(listed.map(Tags::These))
 }
 
 /// What a PUT stores.
@@ -159,13 +176,14 @@ pub struct Put {
 
 /// Reads `{"value": …, "ttl_seconds"?: …}`.
 pub fn put(body: &[u8], value_bytes_max: usize) -> Result<Put, Problem> {
-    let refuse = |what: String| Err(Problem::new(Code::InvalidBody, what));
     let (mut text, mut ttl_ms) = (None, None);
-    for (name, raw) in json::object(body)? {
-        match name.as_ref() {
-            "value" => text = Some(raw),
+    let members = json::object(body)?;
+    for member in &members {
+        let refuse = |what: String| Err(Problem::from(json::fault(body, member.at, what)));
+        match member.name.as_ref() {
+            "value" => text = Some(member.text),
             "ttl_seconds" => {
-                let seconds = raw.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= TTL_SECONDS_MAX);
+                let seconds = member.text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= TTL_SECONDS_MAX);
                 match seconds {
                     Some(seconds) => ttl_ms = Some((seconds * 1_000.0).ceil() as u64),
                     None => {
@@ -177,12 +195,14 @@ pub fn put(body: &[u8], value_bytes_max: usize) -> Result<Put, Problem> {
             }
             name => {
                 return refuse(format!(
-                    "unknown member \"{name}\": the body is {{\"value\": …, \"ttl_seconds\"?: …}}"
+                    "unknown member {name:?}: the body is {{\"value\": …, \"ttl_seconds\"?: …}}"
                 ));
             }
         }
     }
-    let Some(text) = text else { return refuse("the member \"value\" is missing".into()) };
+    let Some(text) = text else {
+        return Err(json::fault(body, body.len(), "the member \"value\" is missing").into());
+    };
     if text.len() > value_bytes_max {
         return Err(too_large(value_bytes_max));
     }

@@ -1,0 +1,160 @@
+//! The heart of the benchmark: every contestant, every operation, every number of connections, round by round in turn,
+//! so that a slow minute of the machine is a slow minute for all.
+
+use std::collections::BTreeMap;
+
+use crate::Failure;
+use crate::contestant::{Contestant, Sample};
+use crate::machine::{self, Room};
+use crate::options::{Kind, Operation, Options};
+use crate::report::{Report, Table, median, rate_text, spread_text};
+
+/// Measures and reports; `false` when any answer was wrong.
+pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bool, Failure> {
+    let mut contestants = line_up(options, room, report)?;
+    let operations = options.operations();
+    if operations.contains(&Operation::Get) && !options.no_fill {
+        for contestant in &contestants {
+            contestant.fill(options.keys).map_err(|e| contestant.complaint(&e.to_string()))?;
+        }
+    }
+    let mut samples: BTreeMap<Place, Vec<Sample>> = BTreeMap::new();
+    for round in 0..options.rounds {
+        for &operation in &operations {
+            for &connections in &options.connections {
+                for (index, contestant) in contestants.iter_mut().enumerate() {
+                    let measure =
+                        || contestant.measure(operation, connections, options.duration(), round as u64 + 1);
+                    let sample = calmest(options.quiet, measure)?;
+                    eprintln!(
+                        "round {}: {} {operation:?} at {connections}: {}/s",
+                        round + 1,
+                        contestant.kind.name(),
+                        rate_text(sample.rate)
+                    );
+                    samples
+                        .entry((operation == Operation::Get, connections, index))
+                        .or_default()
+                        .push(sample);
+                }
+            }
+        }
+    }
+    let kinds: Vec<Kind> = contestants.iter().map(|contestant| contestant.kind).collect();
+    for operation in operations {
+        report.section(if operation == Operation::Put { "Durable PUT" } else { "GET" });
+        report.table(&table(options, operation, &kinds, &samples));
+    }
+    Ok(tell_failures(&kinds, &samples, report))
+}
+
+/// Measures again, a few times at most, while others were at work; keeps the calmest sample, and every failure.
+fn calmest(quiet: u32, mut measure: impl FnMut() -> Result<Sample, Failure>) -> Result<Sample, Failure> {
+    let mut best: Option<Sample> = None;
+    for _ in 0..if quiet > 0 { ATTEMPTS_MAX } else { 1 } {
+        machine::wait_for_quiet(quiet);
+        let mut sample = measure()?;
+        if let Some(mut last) = best.take() {
+            if last.others_cores < sample.others_cores {
+                std::mem::swap(&mut last, &mut sample);
+            }
+            for (what, count) in last.failures {
+                *sample.failures.entry(what).or_default() += count;
+            }
+        }
+        let calm = sample.others_cores.is_none_or(|cores| cores < CALM_CORES);
+        best = Some(sample);
+        if calm {
+            break;
+        }
+    }
+    best.ok_or_else(|| "nothing was measured".into())
+}
+
+/// Operation (GET or not), connections, index of the contestant: the order of the tables.
+type Place = (bool, usize, usize);
+
+fn line_up(options: &Options, room: &Room, report: &mut Report) -> Result<Vec<Contestant>, Failure> {
+    if let Some(address) = options.target {
+        return Ok(vec![Contestant::running(address, options)]);
+    }
+    let mut contestants = Vec::new();
+    for kind in options.contestants() {
+        match Contestant::missing(kind) {
+            Some(why) => report.line(&why),
+            None => contestants.push(Contestant::start(kind, options, room)?),
+        }
+    }
+    Ok(contestants)
+}
+
+fn table(
+    options: &Options,
+    operation: Operation,
+    kinds: &[Kind],
+    samples: &BTreeMap<Place, Vec<Sample>>,
+) -> Table {
+    let mut table = Table::new(&[
+        "contestant",
+        "connections",
+        "ops/s",
+        "min to max",
+        "p50/p99/max ms",
+        "server CPU us/op",
+        "generator core",
+        "others' cores",
+        "DynaRust is",
+    ]);
+    for &connections in &options.connections {
+        let at = |index: usize| samples.get(&(operation == Operation::Get, connections, index));
+        let rate = |index: usize| at(index).map(|samples| median(samples.iter().map(|s| s.rate)));
+        let node = kinds.iter().position(|&kind| kind == Kind::Node).and_then(rate);
+        for (index, kind) in kinds.iter().enumerate() {
+            let Some(samples) = at(index) else { continue };
+            let rates: Vec<f64> = samples.iter().map(|s| s.rate).collect();
+            let middle = |field: fn(&Sample) -> f64| median(samples.iter().map(field));
+            let known = |field: fn(&Sample) -> Option<f64>| {
+                let known: Vec<f64> = samples.iter().filter_map(field).collect();
+                if known.is_empty() { None } else { Some(median(known)) }
+            };
+            let own = median(rates.iter().copied());
+            let most = samples.iter().map(|s| s.max_ms).fold(0.0, f64::max);
+            let ratio = node.filter(|_| *kind != Kind::Node && own > 0.0).map(|node| node / own);
+            table.row(vec![
+                kind.title(operation).to_owned(),
+                connections.to_string(),
+                rate_text(own),
+                spread_text(&rates),
+                format!("{:.2}/{:.2}/{most:.0}", middle(|s| s.p50_ms), middle(|s| s.p99_ms)),
+                known(|s| s.server_cpu_us).map_or("-".to_owned(), |us| format!("{us:.1}")),
+                known(|s| s.generator_cpu).map_or("-".to_owned(), |share| format!("{:.0} %", share * 100.0)),
+                known(|s| s.others_cores).map_or("-".to_owned(), |cores| format!("{cores:.1}")),
+                ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2} x")),
+            ]);
+        }
+    }
+    table
+}
+
+/// Names every failure; `true` when there was none.
+fn tell_failures(kinds: &[Kind], samples: &BTreeMap<Place, Vec<Sample>>, report: &mut Report) -> bool {
+    let mut clean = true;
+    for (&(get, connections, index), samples) in samples {
+        for (what, count) in samples.iter().flat_map(|sample| &sample.failures) {
+            if clean {
+                report.line("");
+            }
+            clean = false;
+            let operation = if get { "GET" } else { "PUT" };
+            report.line(&format!(
+                "FAILED: {} {operation} at {connections}: {count} x {what}",
+                kinds[index].name()
+            ));
+        }
+    }
+    clean
+}
+
+/// Others may use this much of a core before a measurement counts as disturbed; the kernel's own disk work is among them.
+const CALM_CORES: f64 = 0.3;
+const ATTEMPTS_MAX: usize = 3;

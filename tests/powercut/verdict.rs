@@ -1,0 +1,105 @@
+//! Is what a child found in a crash state what the history says? Every promise kept, nothing else there.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Output;
+
+use dynarust::limits::{CHUNK_BYTES, VALUE_INLINE_BYTES_MAX};
+
+use crate::check::{Audit, Report};
+use crate::history::{Held, History, Model, apply, expire_next};
+
+/// What the child said; or why that is a failure already.
+pub fn hear(output: &Output) -> Result<(Report, Audit), String> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let last = stderr.lines().last().unwrap_or("nothing on stderr");
+    if output.status.signal() == Some(libc::SIGALRM) {
+        return Err(format!("it hangs: {last}"));
+    }
+    if !output.status.success() {
+        return Err(format!("{}: {last}", output.status));
+    }
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let (report, audit) = stdout.split_once('\n').ok_or("no report")?;
+    let report = serde_json::from_str(report).map_err(|e| format!("no report: {e}"))?;
+    Ok((report, serde_json::from_str(audit).map_err(|e| format!("no audit: {e}"))?))
+}
+
+/// Compares with the history as of a crash before record `at`.
+pub fn judge(report: &Report, audit: &Audit, history: &History, at: usize) -> Result<(), String> {
+    let promised = history.promised(at);
+    let seq = report.seq;
+    if seq < promised {
+        return Err(format!("event {promised} was acknowledged or shown, recovered are {seq}"));
+    }
+    if let Some(me) = history.me(at).filter(|me| *me != report.me) {
+        return Err(format!("the node was {me:016x} and is {:016x}", report.me));
+    }
+    let mut model = history.model(seq, at)?;
+    same(&model, report)?;
+    let expected = (model.len() as u64, model.values().map(|held| held.len() as u64).sum());
+    if report.totals != expected {
+        return Err(format!("counts are {:?}, of {seq} events {expected:?} are to be", report.totals));
+    }
+    for ((op, dot), next) in report.wrote.iter().zip(seq + 1..) {
+        if *dot != next {
+            return Err(format!("the next write is event {dot}, not {next}"));
+        }
+        apply(&mut model, next, op);
+    }
+    let wrote = seq + report.wrote.len() as u64;
+    for number in wrote..report.last {
+        if !expire_next(&mut model) {
+            return Err(format!("event {} of {} is no expiry", number + 1, report.last));
+        }
+    }
+    model.retain(|_, held| !held.is_empty());
+    left_over(&model, report, audit)
+}
+
+fn same(model: &Model, report: &Report) -> Result<(), String> {
+    for (key, found) in &report.holds {
+        let mut found: Vec<Held> = found.iter().map(|(held, _)| *held).collect();
+        found.sort_unstable_by_key(|held| held.seq);
+        let expected = model.get(key).map_or(&[][..], |held| held);
+        if found != expected {
+            return Err(format!("key {key} holds {found:?}, of {} events {expected:?}", report.seq));
+        }
+    }
+    match model.keys().find(|key| !report.holds.contains_key(key)) {
+        Some(key) => Err(format!("key {key} holds nothing, of {} events {:?}", report.seq, model[key])),
+        None => Ok(()),
+    }
+}
+
+/// The log and the chunks must be of what lives, and of nothing else: or garbage piles up with every crash.
+fn left_over(model: &Model, report: &Report, audit: &Audit) -> Result<(), String> {
+    let live: BTreeMap<u64, Held> = model.values().flatten().map(|held| (held.seq, *held)).collect();
+    if !audit.rows.iter().eq(live.keys()) {
+        let stray: Vec<_> = audit.rows.iter().filter(|seq| !live.contains_key(seq)).collect();
+        let missing: Vec<_> = live.keys().filter(|seq| !audit.rows.contains(seq)).collect();
+        return Err(format!(
+            "left over in the log are {stray:?}, missing {missing:?}; {} events",
+            report.seq
+        ));
+    }
+    let mut chunks = BTreeMap::new();
+    for (held, chunked) in report.holds.values().flatten() {
+        if held.bytes > VALUE_INLINE_BYTES_MAX as u64 && !chunked {
+            return Err(format!("{held:?} is not in chunks"));
+        }
+        if *chunked && live.contains_key(&held.seq) {
+            chunks.insert(held.seq, (held.bytes.div_ceil(CHUNK_BYTES as u64), held.bytes));
+        }
+    }
+    if audit.chunks != chunks {
+        let differs = |(seq, pieces): &(&u64, &(u64, u64))| chunks.get(seq) != Some(*pieces);
+        let stray: Vec<_> = audit.chunks.iter().filter(differs).collect();
+        let missing: Vec<_> = chunks.keys().filter(|seq| !audit.chunks.contains_key(seq)).collect();
+        return Err(format!(
+            "left over in the chunks are {stray:?}, missing {missing:?}; {} events",
+            report.seq
+        ));
+    }
+    Ok(())
+}
