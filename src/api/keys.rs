@@ -95,7 +95,7 @@ async fn read(
 }
 
 /// `PUT /key/{key}`.
-pub async fn put(app: &App, request: &HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+pub async fn put(app: &App, request: &HttpRequest, payload: &mut Payload) -> Result<HttpResponse, Problem> {
     app.metrics.puts.one();
     let store = app.store()?;
     let key = request::key(request)?;

@@ -13,7 +13,7 @@ mod time;
 
 use std::sync::Arc;
 
-use actix_web::http::Method;
+use actix_web::http::{ConnectionType, Method};
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -34,17 +34,19 @@ const KEY_METHODS: &str = "GET, HEAD, PUT, DELETE";
 /// Methods of the paths about the node.
 const NODE_METHODS: &str = "GET, HEAD";
 
-async fn route(request: HttpRequest, payload: Payload) -> HttpResponse {
+async fn route(request: HttpRequest, mut payload: Payload) -> HttpResponse {
     let app = app(&request);
     let answer = match request.path() {
-        path if path.starts_with("/key/") => key(app, &request, payload).await,
+        path if path.starts_with("/key/") => key(app, &request, &mut payload).await,
         "/health" | "/ready" | "/stats" | "/membership" => node(app, &request).await,
         path => Err(no_such_path(path)),
     };
-    finish(app, answer)
+    // What nobody has read of the body stands before the next request of the connection.
+    let clean = request::drained(&mut payload).await;
+    finish(app, answer, clean)
 }
 
-async fn key(app: &Arc<App>, request: &HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+async fn key(app: &Arc<App>, request: &HttpRequest, payload: &mut Payload) -> Result<HttpResponse, Problem> {
     let serving = app.serve();
     match *request.method() {
         Method::GET | Method::HEAD => keys::get(app, request, serving).await,
@@ -76,28 +78,20 @@ fn no_such_path(path: &str) -> Problem {
     )
 }
 
-/// Errors become problem details, and are counted; while the node stops, every answer ends its connection.
-fn finish(app: &App, answer: Result<HttpResponse, Problem>) -> HttpResponse {
-    match answer {
-        Ok(mut answer) => {
-            if app.stopping() {
-                answer.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
-            }
-            answer
-        }
-        Err(problem) => {
-            let status = problem.code.status();
-            let counter = if status.is_server_error() {
-                &app.metrics.server_errors
-            } else {
-                &app.metrics.client_errors
-            };
-            counter.one();
-            // What is left of a body that was given up is not worth reading.
-            let broken_off = matches!(problem.code, Code::RequestTimeout | Code::TooLarge);
-            problem.answer(app.stopping() || broken_off)
-        }
+/// Errors become problem details, and are counted. A connection ends with an answer when the node stops, or when it is not
+/// `clean` and the rest of the request would be taken for the next one.
+fn finish(app: &App, answer: Result<HttpResponse, Problem>, clean: bool) -> HttpResponse {
+    let mut answer = answer.unwrap_or_else(|problem| {
+        let status = problem.code.status();
+        let counter =
+            if status.is_server_error() { &app.metrics.server_errors } else { &app.metrics.client_errors };
+        counter.one();
+        problem.answer()
+    });
+    if app.stopping() || !clean {
+        answer.head_mut().set_connection_type(ConnectionType::Close);
     }
+    answer
 }
 
 fn app(request: &HttpRequest) -> &Arc<App> {

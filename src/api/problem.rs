@@ -121,8 +121,8 @@ impl Problem {
         Problem { allow: Some(allow), ..Problem::new(Code::MethodNotAllowed, detail) }
     }
 
-    /// The answer; `close` ends the connection after it.
-    pub fn answer(&self, close: bool) -> HttpResponse {
+    /// The answer.
+    pub fn answer(&self) -> HttpResponse {
         let (code, status, title) = self.code.row();
         let mut body = format!(
             "{{\"type\":\"urn:dynarust:problem:{code}\",\"title\":\"{title}\",\"status\":{},\"detail\":{}",
@@ -143,9 +143,6 @@ impl Problem {
         }
         if let Some(etag) = &self.etag {
             answer.insert_header((header::ETAG, etag.as_str()));
-        }
-        if close {
-            answer.force_close();
         }
         answer.body(body)
     }

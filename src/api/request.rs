@@ -2,8 +2,10 @@
 
 use std::pin::Pin;
 use std::str::FromStr;
+use std::task::Poll;
 
 use actix_web::HttpRequest;
+use actix_web::error::PayloadError;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_core::Stream;
@@ -219,7 +221,7 @@ fn too_large(value_bytes_max: usize) -> Problem {
 /// A whole body, and the room in memory that it takes.
 pub async fn body(
     request: &HttpRequest,
-    payload: Payload,
+    payload: &mut Payload,
     app: &App,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
     let limit = app.value_bytes_max + BODY_OVERHEAD_BYTES;
@@ -235,14 +237,14 @@ pub async fn body(
 }
 
 async fn collect(
-    mut payload: Payload,
+    payload: &mut Payload,
     limit: usize,
     app: &App,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
     let mut whole = BytesMut::new();
     let mut room: Option<OwnedSemaphorePermit> = None;
-    while let Some(piece) = std::future::poll_fn(|cx| Pin::new(&mut payload).poll_next(cx)).await {
-        let piece = piece.map_err(|e| Problem::new(Code::InvalidBody, format!("the body broke off: {e}")))?;
+    while let Some(piece) = std::future::poll_fn(|cx| Pin::new(&mut *payload).poll_next(cx)).await {
+        let piece = piece.map_err(|e| Problem::new(Code::InvalidBody, broken_off(&e)))?;
         if whole.len() + piece.len() > limit {
             return Err(too_large(app.value_bytes_max));
         }
@@ -258,4 +260,26 @@ async fn collect(
         whole.extend_from_slice(&piece);
     }
     Ok((whole.freeze(), room))
+}
+
+fn broken_off(error: &PayloadError) -> String {
+    match error {
+        PayloadError::Incomplete(_) => "the body ended before its announced length".into(),
+        error => format!("the body broke off: {error}"),
+    }
+}
+
+/// Takes what has arrived of a body that nobody wants; `false` when more may come, which nobody will wait for.
+pub async fn drained(payload: &mut Payload) -> bool {
+    let mut taken = 0;
+    std::future::poll_fn(|cx| {
+        loop {
+            match Pin::new(&mut *payload).poll_next(cx) {
+                Poll::Ready(None) => return Poll::Ready(true),
+                Poll::Ready(Some(Ok(piece))) if taken < TRANSIT_FREE_BYTES => taken += piece.len(),
+                _ => return Poll::Ready(false),
+            }
+        }
+    })
+    .await
 }
