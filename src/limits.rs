@@ -99,8 +99,8 @@ pub const IDLE_TIMEOUT_MS_DEFAULT: u64 = 75_000;
 /// A client that takes nothing of its answer for this long is cut off.
 pub const STUCK_READER_MS: u32 = 30_000;
 
-/// How long a stop waits for requests under way before it closes their connections.
-pub const STOP_GRACE_MS: u64 = 20_000;
+/// How long a stop waits for requests under way before it closes their connections: a container engine kills after 10 s.
+pub const STOP_GRACE_MS: u64 = 5_000;
 
 /// Default of `--commit-deadline-ms`: a commit that is not on the disk by then ends the process.
 pub const COMMIT_DEADLINE_MS_DEFAULT: u64 = 30_000;
@@ -121,12 +121,11 @@ pub const DISK_RESERVE_MIB: (u64, u64) = (8, 256);
 /// Ballast file: given back when the disk is too full for sled to open.
 pub const BALLAST_BYTES: u64 = 8 << 20;
 
-/// How often free space is asked of the file system while commits go on.
-pub const DISK_LOOK_MS: u64 = 100;
+/// How many bytes of log a byte of value may cost before the next look at the free space: sled rewrites whole pages.
+pub const WRITTEN_PER_BYTE_MAX: u64 = 4;
 
-/// What the disk may lose between two looks: two full commits, four times written (pages are rewritten whole), must
-/// fit under the smallest reserve together with the ballast.
-const _: () = assert!(DISK_RESERVE_MIB.0 << 20 >= BALLAST_BYTES);
+/// What small writes of one commit may cost beside their values must fit under the smallest reserve.
+const _: () = assert!((COMMIT_WRITES_MAX * 8 * 1_024) as u64 <= DISK_RESERVE_MIB.0 << 20);
 
 /// Retries of a read whose chunks are replaced under it by writers.
 pub const CHUNK_READ_RETRIES_MAX: usize = 100;

@@ -5,8 +5,7 @@ use std::io::Write;
 use env_logger::{Env, Logger};
 use log::{Log, Metadata, Record};
 
-use crate::exit::Exit;
-use crate::storage;
+use crate::{node, storage};
 
 /// Lines go to stderr: time, level, text. `RUST_LOG` sets the level, `info` by default.
 pub fn start() {
@@ -38,10 +37,7 @@ impl Log for Guard {
             self.0.log(record);
         }
         if storage::is_fatal(record) {
-            storage::end_process(
-                Exit::Failed,
-                "the storage engine gave up; restart to recover the last commit",
-            );
+            node::end_with_advice(storage::engine_exit(), "the storage engine gave up");
         }
     }
 

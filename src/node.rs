@@ -163,13 +163,18 @@ fn end_on_panic() {
         let exit = place.map_or(Exit::Unforeseen, |place| panic_exit(place.file()));
         let what = panic.payload_as_str().unwrap_or("no message").replace('\n', " ");
         let at = place.map(ToString::to_string).unwrap_or_default();
-        let advice = match exit {
-            Exit::Damaged => CHOICES,
-            Exit::Failed => "; restart to recover the last commit",
-            _ => "; this is a bug, please report it",
-        };
-        storage::end_process(exit, &format!("panic: {what} (at {at}){advice}"));
+        end_with_advice(exit, &format!("panic: {what} (at {at})"));
     }));
+}
+
+/// Ends the process at once, with a line that says what to do.
+pub fn end_with_advice(exit: Exit, why: &str) -> ! {
+    let advice = match exit {
+        Exit::Damaged => CHOICES,
+        Exit::Failed => "; restart to recover the last commit",
+        _ => "; this is a bug, please report it",
+    };
+    storage::end_process(exit, &format!("{why}{advice}"))
 }
 
 /// Every connection takes a file: the soft limit is often only 1,024.

@@ -44,6 +44,13 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bo
     for operation in operations {
         report.section(if operation == Operation::Put { "Durable PUT" } else { "GET" });
         report.table(&table(options, operation, &kinds, &samples));
+        if kinds.len() == 1 {
+            continue;
+        }
+        report.line("");
+        report.line(&format!(
+            "`~`: one of the two was disturbed, others used {CALM_CORES} cores or more: not a ratio to quote."
+        ));
     }
     Ok(tell_failures(&kinds, &samples, report))
 }
@@ -108,7 +115,8 @@ fn table(
     for &connections in &options.connections {
         let at = |index: usize| samples.get(&(operation == Operation::Get, connections, index));
         let rate = |index: usize| at(index).map(|samples| median(samples.iter().map(|s| s.rate)));
-        let node = kinds.iter().position(|&kind| kind == Kind::Node).and_then(rate);
+        let node_index = kinds.iter().position(|&kind| kind == Kind::Node);
+        let (node, node_samples) = (node_index.and_then(rate), node_index.and_then(at));
         for (index, kind) in kinds.iter().enumerate() {
             let Some(samples) = at(index) else { continue };
             let rates: Vec<f64> = samples.iter().map(|s| s.rate).collect();
@@ -119,6 +127,9 @@ fn table(
             };
             let own = median(rates.iter().copied());
             let most = samples.iter().map(|s| s.max_ms).fold(0.0, f64::max);
+            let disturbed =
+                [Some(samples), node_samples].into_iter().flatten().any(|samples| disturbed(samples));
+            let mark = if disturbed { "~ " } else { "" };
             let ratio = node.filter(|_| *kind != Kind::Node && own > 0.0).map(|node| node / own);
             table.row(vec![
                 kind.title(operation).to_owned(),
@@ -129,11 +140,16 @@ fn table(
                 known(|s| s.server_cpu_us).map_or("-".to_owned(), |us| format!("{us:.1}")),
                 known(|s| s.generator_cpu).map_or("-".to_owned(), |share| format!("{:.0} %", share * 100.0)),
                 known(|s| s.others_cores).map_or("-".to_owned(), |cores| format!("{cores:.1}")),
-                ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2} x")),
+                ratio.map_or("-".to_owned(), |ratio| format!("{mark}{ratio:.2} x")),
             ]);
         }
     }
     table
+}
+
+/// Whether others were at work in so many of the samples that their median tells of them.
+fn disturbed(samples: &[Sample]) -> bool {
+    median(samples.iter().filter_map(|sample| sample.others_cores)) >= CALM_CORES
 }
 
 /// Names every failure; `true` when there was none.

@@ -24,6 +24,8 @@ use super::codec::{self, Summary};
 use super::disk::{Disk, Room};
 use super::durable;
 use super::error::{Error, Rejection};
+use super::progress::Progress;
+use super::recover::Found;
 use super::trees::{Trees, change_key, expiry_key, meta, read_expiry_key};
 use super::{Published, Shared};
 use crate::limits::{
@@ -134,6 +136,7 @@ enum Garbage {
 pub struct Committer {
     trees: Trees,
     replica: Replica,
+    progress: Progress,
     disk: Disk,
     inbox: Receiver<Message>,
     shared: Arc<Shared>,
@@ -148,15 +151,26 @@ pub struct Committer {
 impl Committer {
     /// A committer over an open store; it works once [`Committer::run`] is called on its own thread.
     pub fn new(
-        trees: Trees,
-        replica: Replica,
+        found: Found,
         disk: Disk,
         inbox: Receiver<Message>,
         shared: Arc<Shared>,
         now_ms: fn() -> u64,
     ) -> Committer {
-        let look_ms = Some(0);
-        Committer { trees, replica, disk, inbox, shared, now_ms, commit: 1, garbage: Vec::new(), look_ms }
+        let Found { trees, replica, progress, .. } = found;
+        let garbage = Vec::new();
+        Committer {
+            trees,
+            replica,
+            progress,
+            disk,
+            inbox,
+            shared,
+            now_ms,
+            commit: 1,
+            garbage,
+            look_ms: Some(0),
+        }
     }
 
     /// Works until it is told to stop.
@@ -170,8 +184,11 @@ impl Committer {
             }
             self.shared.busy(false);
             if stop {
-                return;
+                break;
             }
+        }
+        if let Err(error) = self.progress.sync() {
+            durable::end_process(error.exit(), &error.to_string());
         }
     }
 
@@ -216,17 +233,17 @@ impl Committer {
         batch: &mut Vec<(Request, oneshot::Sender<Result<Written, Rejection>>)>,
     ) -> Result<(), Error> {
         let now_ms = (self.now_ms)();
-        let room = self.disk.room(now_ms)?;
+        self.disk.look()?;
         let unit = self.replica.vv().clone();
         if self.look_ms.is_some_and(|at| at <= now_ms) {
-            match room {
+            match self.disk.room() {
                 Room::None => self.look_ms = Some(now_ms + EXPIRY_PAUSE_MS),
                 _ => self.expire(now_ms)?,
             }
         }
         let mut answers = Vec::with_capacity(batch.len());
         for (request, reply) in batch.drain(..) {
-            let answer = match self.perform(request, room, now_ms) {
+            let answer = match self.perform(request, now_ms) {
                 Ok(written) => Ok(written),
                 Err(Refusal::Client(rejection)) => Err(rejection),
                 Err(Refusal::Storage(error)) => return Err(error),
@@ -272,6 +289,7 @@ impl Committer {
             }
         }
         self.trees.db.flush()?;
+        self.progress.note(self.replica.vv())?;
         self.shared.watermark.raise(self.commit);
         self.commit += 1;
         self.shared.metrics.commits.one();
@@ -281,7 +299,7 @@ impl Committer {
     }
 
     /// Decides one request by what the key holds at this moment of the commit.
-    fn perform(&mut self, request: Request, room: Room, now_ms: u64) -> Result<Written, Refusal> {
+    fn perform(&mut self, request: Request, now_ms: u64) -> Result<Written, Refusal> {
         let Request { kind, key, action, condition, token } = request;
         let refuse = |rejection| Err(Refusal::Client(rejection));
         let held = self.trees.entry(kind, &key)?;
@@ -308,6 +326,7 @@ impl Committer {
                 (Some(text), ttl_ms)
             }
         };
+        let room = self.disk.spend(value.as_ref().map_or(0, Vec::len) as u64);
         if room == Room::None || (room == Room::Deletes && value.is_some()) {
             self.shared.metrics.refused_disk_full.one();
             return refuse(Rejection::DiskFull);

@@ -4,6 +4,7 @@
 //! MANIFEST   one line of JSON (format, segment_bytes, state, release), one line with its XXH3
 //! LOCK       flock while a node runs; JSON with its pid and address
 //! BALLAST    space to give back when the disk is too full for sled to open
+//! PROGRESS   how far the commits got, outside of sled's log
 //! store/     sled: conf, db, blobs/ (always empty), snap.*
 //! ```
 //!
@@ -192,6 +193,12 @@ pub fn tenant(path: &Path) -> Option<Tenant> {
     serde_json::from_slice(&fs::read(path.join("LOCK")).ok()?).ok()
 }
 
+/// Bytes that the ballast should take and does not.
+pub fn missing_ballast(directory: &Path) -> u64 {
+    let kept = fs::metadata(directory.join("BALLAST")).is_ok_and(|m| m.len() == BALLAST_BYTES);
+    if kept { 0 } else { BALLAST_BYTES }
+}
+
 /// The ballast: kept while there is room, given back when sled could not open for lack of it.
 pub fn set_ballast(directory: &Path, keep: bool) {
     let path = directory.join("BALLAST");
@@ -199,7 +206,7 @@ pub fn set_ballast(directory: &Path, keep: bool) {
         let _ = fs::remove_file(path);
         return;
     }
-    if fs::metadata(&path).is_ok_and(|m| m.len() == BALLAST_BYTES) {
+    if missing_ballast(directory) == 0 {
         return;
     }
     let made = File::create(&path).and_then(|file| {

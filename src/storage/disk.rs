@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::directory::set_ballast;
+use super::directory::{missing_ballast, set_ballast};
 use super::error::Error;
-use crate::limits::{BALLAST_BYTES, DISK_LOOK_MS, DISK_RESERVE_MIB};
+use crate::limits::{BALLAST_BYTES, DISK_RESERVE_MIB, WRITTEN_PER_BYTE_MAX};
 
-/// The file system of a data directory.
+/// The file system of a data directory, as of the last look.
 pub struct Disk {
     directory: PathBuf,
     reserve_bytes: u64,
-    looked_ms: u64,
-    room: Room,
+    /// Free bytes, less what the ballast lacks and what the commit under way may take.
+    left_bytes: u64,
+    full: bool,
 }
 
 /// What may still be written.
@@ -32,11 +33,11 @@ impl Disk {
         let (free, size) = space(directory)?;
         let (least, most) = DISK_RESERVE_MIB;
         let default = (size / 20).clamp(least << 20, most << 20);
-        let reserve_bytes = reserve_bytes.unwrap_or(default);
         if free < BALLAST_BYTES {
             set_ballast(directory, false);
         }
-        Ok(Disk { directory: directory.to_owned(), reserve_bytes, looked_ms: 0, room: Room::Plenty })
+        let reserve_bytes = reserve_bytes.unwrap_or(default);
+        Ok(Disk { directory: directory.to_owned(), reserve_bytes, left_bytes: 0, full: false })
     }
 
     /// Free space below which writes stop.
@@ -44,35 +45,51 @@ impl Disk {
         self.reserve_bytes
     }
 
-    /// What may be written now; asks the file system at most every `DISK_LOOK_MS`.
-    pub fn room(&mut self, now_ms: u64) -> Result<Room, Error> {
-        if now_ms.abs_diff(self.looked_ms) < DISK_LOOK_MS {
-            return Ok(self.room);
-        }
-        self.looked_ms = now_ms;
+    /// Takes the ballast (back) when there is room: the next start may need it.
+    pub fn keep_ballast(&self) {
+        set_ballast(&self.directory, true);
+    }
+
+    /// Asks the file system; once a commit, since a commit may take as much as the whole reserve.
+    pub fn look(&mut self) -> Result<(), Error> {
         let (free, _) = space(&self.directory)?;
-        let room = if free >= self.reserve_bytes {
-            Room::Plenty
-        } else if free >= self.reserve_bytes / 2 {
-            Room::Deletes
-        } else {
-            Room::None
-        };
-        if room != self.room {
-            let reserve = self.reserve_bytes >> 20;
-            match room {
-                Room::Plenty => log::info!("there is room on the disk again: writes are taken"),
-                _ => log::warn!(
-                    "{} MiB free, less than the reserve of {reserve} MiB: writes are refused",
-                    free >> 20
-                ),
+        let owed = missing_ballast(&self.directory);
+        self.left_bytes = free.saturating_sub(owed);
+        let full = self.room() != Room::Plenty;
+        if full != self.full {
+            self.full = full;
+            let (left, reserve) = (self.left_bytes >> 20, self.reserve_bytes >> 20);
+            match full {
+                true => {
+                    log::warn!("{left} MiB free, less than the reserve of {reserve} MiB: writes are refused")
+                }
+                false => log::info!("there is room on the disk again: writes are taken"),
             }
         }
-        self.room = room;
-        if room == Room::Plenty && free >= self.reserve_bytes + 2 * BALLAST_BYTES {
-            set_ballast(&self.directory, true);
+        if owed > 0 && self.left_bytes > 0 {
+            self.keep_ballast();
         }
-        Ok(room)
+        Ok(())
+    }
+
+    /// What may be written now.
+    pub fn room(&self) -> Room {
+        match self.left_bytes {
+            left if left >= self.reserve_bytes => Room::Plenty,
+            left if left >= self.reserve_bytes / 2 => Room::Deletes,
+            _ => Room::None,
+        }
+    }
+
+    /// The same, if a value of so many bytes comes along; it counts for the rest of the commit if there is room for it.
+    pub fn spend(&mut self, bytes: u64) -> Room {
+        let before = self.left_bytes;
+        self.left_bytes = before.saturating_sub(bytes * WRITTEN_PER_BYTE_MAX);
+        let room = self.room();
+        if bytes > 0 && room != Room::Plenty {
+            self.left_bytes = before;
+        }
+        room
     }
 }
 

@@ -30,7 +30,12 @@ impl Error {
 
 impl From<sled::Error> for Error {
     fn from(error: sled::Error) -> Error {
-        Error::Failed(error.to_string())
+        match error {
+            sled::Error::Corruption { .. } if super::engine_exit() == Exit::Damaged => {
+                Error::Damaged(format!("the store can't be read: {error}"))
+            }
+            error => Error::Failed(error.to_string()),
+        }
     }
 }
 

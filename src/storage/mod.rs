@@ -16,6 +16,7 @@ mod disk;
 mod durable;
 mod error;
 mod migrate;
+mod progress;
 mod recover;
 mod trees;
 mod watermark;
@@ -172,18 +173,13 @@ impl Store {
         });
         let (inbox, messages) = sync_channel(settings.queue);
         let (me, reserve_bytes) = (found.replica.me(), disk.reserve_bytes());
-        let committer = Committer::new(
-            found.trees.clone(),
-            found.replica,
-            disk,
-            messages,
-            shared.clone(),
-            settings.now_ms,
-        );
-        watch(found.trees.db.clone(), shared.clone(), settings.commit_deadline)?;
+        let (trees, cluster) = (found.trees.clone(), found.cluster);
+        disk.keep_ballast();
+        let committer = Committer::new(found, disk, messages, shared.clone(), settings.now_ms);
+        watch(trees.db.clone(), shared.clone(), settings.commit_deadline)?;
         Ok(Store(Arc::new(Inner {
-            trees: found.trees,
-            cluster: found.cluster,
+            trees,
+            cluster,
             me,
             directory,
             reserve_bytes,
@@ -331,13 +327,15 @@ impl Store {
 
 static OPENING: AtomicBool = AtomicBool::new(false);
 
+/// What it means for the process when the engine gives up now: while a store opens, its directory is damaged, and starting
+/// again would not help.
+pub fn engine_exit() -> Exit {
+    if OPENING.load(Ordering::SeqCst) { Exit::Damaged } else { Exit::Failed }
+}
+
 /// What a panic at this place means for the process: sled panics on damage, most of all while it opens.
 pub fn panic_exit(file: &str) -> Exit {
-    match file.contains("sled-0.34") {
-        true if OPENING.load(Ordering::SeqCst) => Exit::Damaged,
-        true => Exit::Failed,
-        false => Exit::Unforeseen,
-    }
+    if file.contains("sled-0.34") { engine_exit() } else { Exit::Unforeseen }
 }
 
 /// Does this log record mean that sled gave up? Some of its threads only log what ends them.

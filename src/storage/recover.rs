@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use super::codec::{self, Junk, Row, Summary};
 use super::directory::{Directory, State};
 use super::error::Error;
+use super::progress::Progress;
 use super::trees::{Trees, damaged_entry, meta};
 use super::{durable, migrate};
 use crate::limits::LOCK_RETRY_MS;
-use crate::replica::{Clock, Dot, Hlc, Kind, NodeId, Replica, Totals};
+use crate::replica::{Clock, Dot, Hlc, Kind, NodeId, Replica, Totals, VersionVector};
 
 /// A store as it was found.
 pub struct Found {
@@ -31,6 +32,8 @@ pub struct Found {
     pub replica: Replica,
     /// The cluster that it belongs to.
     pub cluster: u64,
+    /// How far the commits got.
+    pub progress: Progress,
 }
 
 /// Opens what is in the directory, or makes it with `fresh` ids of node and cluster.
@@ -51,14 +54,17 @@ pub fn open(
         trees.meta.insert(meta::SUMMARY, codec::encode_summary(&Summary::default()))?;
     }
     prove_sync(&trees)?;
+    let progress = Progress::open(directory.path(), new)?;
+    let me = NodeId(trees.id(meta::NODE)?);
+    let summary = recover(&trees, me, |found| if new { Ok(()) } else { progress.check(found) })?;
+    progress.note(&summary.vv)?;
+    progress.sync()?;
     directory.sync_names()?;
     if new {
         directory.ready()?;
     }
-    let me = NodeId(trees.id(meta::NODE)?);
-    let summary = recover(&trees, me)?;
     let replica = Replica::resume(me, summary.vv, summary.floor, summary.clock, summary.totals);
-    Ok(Found { cluster: trees.id(meta::CLUSTER)?, replica, trees })
+    Ok(Found { cluster: trees.id(meta::CLUSTER)?, replica, trees, progress })
 }
 
 fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error> {
@@ -109,7 +115,11 @@ fn prove_sync(trees: &Trees) -> Result<(), Error> {
 }
 
 /// Finishes or drops what a crash cut off, checks the whole, and leaves it consistent on the disk.
-fn recover(trees: &Trees, me: NodeId) -> Result<Summary, Error> {
+fn recover(
+    trees: &Trees,
+    me: NodeId,
+    check_progress: impl FnOnce(&VersionVector) -> Result<(), Error>,
+) -> Result<Summary, Error> {
     let mut summary = trees.summary()?;
     let committed = summary.clone();
     let tail = tail(trees, &summary, me)?;
@@ -140,6 +150,7 @@ fn recover(trees: &Trees, me: NodeId) -> Result<Summary, Error> {
             expected.digest
         )));
     }
+    check_progress(&summary.vv)?;
     summary.totals = seen.totals;
     if tail.iter().any(|(dot, _)| dot.origin == me) {
         summary.clock = Clock::from(summary.clock.last().max(seen.latest));

@@ -144,9 +144,10 @@ fn what_is_no_object_is_refused() {
 fn a_body_needs_a_value() {
     for body in ["{}", "{ }", "{\"ttl_seconds\":5}"] {
         let key = fresh("body");
-        // What is missing has no place.
-        let problem = problem(&node().put(&key, body), 400, "invalid-body");
+        let answer = node().put(&key, body);
+        let problem = problem(&answer, 400, "invalid-body");
         assert!(problem["detail"].as_str().is_some_and(|d| d.contains("value")), "{problem}");
+        assert_eq!(place(&answer).0, 1);
         node().absent(&key);
     }
 }

@@ -39,7 +39,8 @@ fn if_match_takes_a_list_and_several_lines() {
     refused(&key, &[("If-Match", "")]);
     let holes = format!(", {} ,,", etag(&next));
     let next = written(&node().put_with(&key, &[("If-Match", &holes)], BODY), &[200]).version;
-    // A comma may stand inside of a tag.
+    // A tag may hold bytes that are no ASCII; and a comma.
+    refused(&key, &[("If-Match", "\"\u{e9}\"")]);
     let commas = format!("\"a,b\", {}", etag(&next));
     written(&node().put_with(&key, &[("If-Match", &commas)], BODY), &[200]);
 }

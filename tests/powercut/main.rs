@@ -12,6 +12,8 @@
 //! DYNARUST_POWERCUT_REPLAY=<trace>:<workload>:<seed>:<state> …      one state of a kept trace, as a failure prints it
 //! ```
 
+#![allow(unsafe_code, reason = "standing in for functions of the C library is what this test is")]
+
 mod campaign;
 mod check;
 mod crash;
