@@ -114,7 +114,7 @@ impl Directory {
     }
 
     /// Makes what is there fit to be opened: a snapshot that was being written when the machine stopped bricks sled,
-    /// which takes it for the newest one; the one before it is still there.
+    /// which takes it for the newest one.
     pub fn repair(&self) -> Result<(), Error> {
         let store = self.store();
         if self.manifest.state == State::Ready {
@@ -129,14 +129,17 @@ impl Directory {
             }
         }
         let failed = |e: io::Error| Error::Failed(format!("can't prepare {}: {e}", store.display()));
+        if self.manifest.state == State::Ready {
+            // After a kill the last writes may be in memory only, and sled's new snapshot would rest on them.
+            sync(&store.join("db")).map_err(failed)?;
+        }
         for file in fs::read_dir(&store).map_err(failed)? {
             let path = file.map_err(failed)?.path();
             if path.extension().is_some_and(|extension| extension == "generating") {
-                log::warn!("removing {}, a snapshot that was never finished", path.display());
-                fs::remove_file(&path).map_err(failed)?;
+                settle_snapshot(&path).map_err(failed)?;
             }
         }
-        Ok(())
+        sync(&store).map_err(failed)
     }
 
     /// Puts sled's configuration and all names on the disk; sled itself never does.
@@ -282,6 +285,38 @@ fn take_lock(directory: &Path) -> Result<File, Error> {
     }
 }
 
+/// Finishes or removes a snapshot that still has its name from while it was written.
+///
+/// sled syncs the snapshot, renames it, and then wipes the segments that it makes superfluous, without a sync of the
+/// directory in between. So the power may take the name back and leave the segments wiped: then the store can't be
+/// read without this snapshot. One that is whole gets its name. One that is not was never renamed, nothing was wiped
+/// because of it, and the one before it is still there.
+fn settle_snapshot(path: &Path) -> io::Result<()> {
+    if is_whole_snapshot(&fs::read(path)?) {
+        log::warn!("naming {}, a snapshot that was finished but for its name", path.display());
+        return fs::rename(path, path.with_extension(""));
+    }
+    log::warn!("removing {}, a snapshot that was never finished", path.display());
+    fs::remove_file(path)
+}
+
+/// As sled frames it: the body, its length in 8 bytes and its CRC-32 in 4, both little endian.
+fn is_whole_snapshot(bytes: &[u8]) -> bool {
+    let Some((rest, check)) = bytes.split_last_chunk::<4>() else { return false };
+    let Some((body, length)) = rest.split_last_chunk::<8>() else { return false };
+    !body.is_empty()
+        && u64::from_le_bytes(*length) == body.len() as u64
+        && u32::from_le_bytes(*check) == crc32(body)
+}
+
+/// The CRC-32 of Ethernet and zip, which sled uses.
+fn crc32(bytes: &[u8]) -> u32 {
+    let table: [u32; 256] = std::array::from_fn(|byte| {
+        (0..8).fold(byte as u32, |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+    });
+    !bytes.iter().fold(!0, |crc: u32, &byte| crc >> 8 ^ table[(crc as u8 ^ byte) as usize])
+}
+
 /// Makes a directory and all above it, and puts their names on the disk.
 fn make_durable(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> =
@@ -297,4 +332,24 @@ fn make_durable(path: &Path) -> io::Result<()> {
 
 fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_snapshot_is_told_from_a_torn_one() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        let mut bytes = b"123456789".to_vec();
+        bytes.extend(9u64.to_le_bytes());
+        bytes.extend(0xcbf4_3926u32.to_le_bytes());
+        assert!(is_whole_snapshot(&bytes));
+        for cut in 0..bytes.len() {
+            assert!(!is_whole_snapshot(&bytes[..cut]));
+        }
+        bytes[3] ^= 1;
+        assert!(!is_whole_snapshot(&bytes));
+        assert!(!is_whole_snapshot(&[0; 12]));
+    }
 }

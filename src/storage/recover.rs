@@ -22,7 +22,7 @@ use super::progress::Progress;
 use super::trees::{Trees, damaged_entry, meta};
 use super::{durable, migrate};
 use crate::limits::LOCK_RETRY_MS;
-use crate::replica::{Clock, Dot, Hlc, Kind, NodeId, Replica, Totals, VersionVector};
+use crate::replica::{Clock, Dot, Hlc, Kind, NodeId, Replica, Totals, Value, Version, VersionVector};
 
 /// A store as it was found.
 pub struct Found {
@@ -191,6 +191,11 @@ fn tail(trees: &Trees, summary: &Summary, me: NodeId) -> Result<Vec<(Dot, Row)>,
         let deleted = entry.is_gone() && !row.before.is_empty();
         if !entry.context().covers(*dot) && !deleted {
             trees.remove_chunks(*dot)?;
+            // The entry was to become too large for its leaf: what was put aside for that is still in it as well.
+            let inline = |version: &&Version| matches!(version.value, Value::Inline(_));
+            for version in entry.versions().iter().filter(inline) {
+                trees.remove_chunks(version.dot)?;
+            }
             trees.changes.remove(super::trees::change_key(*dot))?;
             tail.remove(last);
         }

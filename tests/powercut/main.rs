@@ -9,10 +9,9 @@
 //! ```text
 //! cargo test --test powercut                                        2,000 states
 //! DYNARUST_POWERCUT_STATES=1000000 DYNARUST_SEED=7 cargo test --test powercut
+//! DYNARUST_POWERCUT_WORKLOAD=siblings …                             only this one
 //! DYNARUST_POWERCUT_REPLAY=<trace>:<workload>:<seed>:<state> …      one state of a kept trace, as a failure prints it
 //! ```
-
-#![allow(unsafe_code, reason = "standing in for functions of the C library is what this test is")]
 
 mod campaign;
 mod check;
@@ -95,6 +94,8 @@ fn setting(name: &str, default: u64) -> u64 {
 
 fn all() -> ExitCode {
     let (seed, states) = (setting("DYNARUST_SEED", 1), setting("DYNARUST_POWERCUT_STATES", STATES_DEFAULT));
+    let only = std::env::var("DYNARUST_POWERCUT_WORKLOAD").ok();
+    let shapes: Vec<&Shape> = only.map_or_else(|| SHAPES.iter().collect(), |name| vec![shape(&name)]);
     let scratch = scratch();
     let traces = states.div_ceil(STATES_PER_TRACE);
     println!(
@@ -102,8 +103,8 @@ fn all() -> ExitCode {
     );
     let mut failed = false;
     for number in 0..traces {
-        let shape = &SHAPES[number as usize % SHAPES.len()];
-        let seed = seed + number / SHAPES.len() as u64;
+        let shape = shapes[number as usize % shapes.len()];
+        let seed = seed + number / shapes.len() as u64;
         let trace = campaign::record(shape, seed, scratch.path());
         let campaign = Campaign::new(shape, seed, &trace, Control::None, scratch.path());
         let states = STATES_PER_TRACE.min(states - number * STATES_PER_TRACE);

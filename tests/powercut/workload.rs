@@ -39,9 +39,12 @@ pub struct Shape {
     deletes_percent: u64,
     ttl_percent: u64,
     siblings_percent: u64,
+    /// How much of a key a client has seen whose write leaves siblings.
+    seen_percent: u64,
 }
 
-/// All shapes: single commits, commits over several segments, chunks, reuse of segments, and everything with kills.
+/// All shapes: single commits, commits over several segments, chunks, reuse of segments, everything with kills, and
+/// keys with so many siblings that they leave the leaf.
 pub const SHAPES: &[Shape] = &[
     Shape {
         name: "single",
@@ -55,6 +58,7 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 20,
         ttl_percent: 10,
         siblings_percent: 5,
+        seen_percent: 50,
     },
     Shape {
         name: "burst",
@@ -68,6 +72,7 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 15,
         ttl_percent: 5,
         siblings_percent: 0,
+        seen_percent: 50,
     },
     Shape {
         name: "large",
@@ -81,6 +86,7 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 20,
         ttl_percent: 5,
         siblings_percent: 5,
+        seen_percent: 50,
     },
     Shape {
         name: "churn",
@@ -94,6 +100,7 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 10,
         ttl_percent: 0,
         siblings_percent: 0,
+        seen_percent: 50,
     },
     Shape {
         name: "mixed",
@@ -107,6 +114,21 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 15,
         ttl_percent: 20,
         siblings_percent: 25,
+        seen_percent: 50,
+    },
+    Shape {
+        name: "siblings",
+        keys: 16,
+        lanes: &[2, 16],
+        writes: 200,
+        phases: 3,
+        lives: 4,
+        kills: true,
+        bytes: (1_000, 4_096),
+        deletes_percent: 15,
+        ttl_percent: 10,
+        siblings_percent: 95,
+        seen_percent: 8,
     },
 ];
 
@@ -275,7 +297,7 @@ fn write_once(store: &Store, shape: &Shape, rng: &mut Rng, id: u64, key: u32, pl
     if !plain && rng.percent(shape.siblings_percent) {
         // As a client that has not seen all of it.
         let held: Vec<u64> = entry(store, key).dots().map(|dot| dot.seq).collect();
-        named = Some(held.into_iter().filter(|_| rng.percent(50)).collect::<Vec<u64>>());
+        named = Some(held.into_iter().filter(|_| rng.percent(shape.seen_percent)).collect::<Vec<u64>>());
     }
     if delete {
         send(store, id, Op { key, put: None, named }, None, false);
