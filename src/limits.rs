@@ -40,7 +40,7 @@ pub const SIBLINGS_MAX: usize = 32;
 /// Larger values leave the leaf and are stored in chunks: sled rewrites a leaf of up to 20 items every ten updates.
 pub const VALUE_INLINE_BYTES_MAX: usize = 4 << 10;
 
-/// Largest encoded entry in a leaf; beyond it, the largest values move to chunks until it fits.
+/// Largest encoded entry in a leaf; beyond it, its values move to chunks.
 pub const ENTRY_BYTES_MAX: usize = 16 << 10;
 
 /// Size of one chunk of a large value. A leaf of 20 of them must stay below a quarter of a segment, or sled moves the

@@ -36,8 +36,8 @@ impl Log for Guard {
         if self.0.matches(record) && !clients {
             self.0.log(record);
         }
-        if storage::is_fatal(record) {
-            node::end_with_advice(storage::engine_exit(), "the storage engine gave up");
+        if let Some(exit) = storage::fatal(record) {
+            node::end_with_advice(exit, "the storage engine gave up");
         }
     }
 

@@ -50,6 +50,4 @@ pub struct Metrics {
     pub reads_waited: Counter,
     /// Expired versions removed.
     pub expired: Counter,
-    /// Reads that found damage.
-    pub damaged: Counter,
 }

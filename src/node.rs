@@ -114,8 +114,14 @@ async fn introduce(store: &Store, address: &str) {
     let text = serde_json::to_vec(&member).unwrap_or_default();
     let action = Action::Put(text, None);
     let key = id.0.to_be_bytes().to_vec();
-    let request =
-        Request { kind: Kind::Membership, key, action, condition: Condition::default(), token: None };
+    let request = Request {
+        kind: Kind::Membership,
+        key,
+        action,
+        condition: Condition::default(),
+        token: None,
+        room: None,
+    };
     if let Err(e) = store.write(request).await {
         log::warn!("this node's address could not be written into the membership: {e}");
     }

@@ -94,8 +94,9 @@ impl App {
 
     /// Room in memory for so many bytes of a large body or answer, until the permit is dropped.
     pub fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let permit = self.transit.clone().try_acquire_many_owned(bytes.min(TRANSIT_BYTES_MAX) as u32);
-        permit.map_err(|_| Problem::new(Code::Busy, "too many large values are under way: try again"))
+        let wanted = u32::try_from(bytes).ok().filter(|&bytes| bytes as usize <= TRANSIT_BYTES_MAX);
+        let permit = wanted.and_then(|bytes| self.transit.clone().try_acquire_many_owned(bytes).ok());
+        permit.ok_or_else(|| Problem::new(Code::Busy, "too many large values are under way: try again"))
     }
 }
 

@@ -105,9 +105,8 @@ pub async fn put(app: &App, request: &HttpRequest, payload: &mut Payload) -> Res
     let put = request::put(&body, app.value_bytes_max)?;
     drop(body);
     let action = Action::Put(put.text, put.ttl_ms);
-    let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token };
+    let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room };
     let written = store.write(write).await?;
-    drop(room);
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(written_answer(status, &key, written, options, store, true).await)
 }
@@ -119,7 +118,8 @@ pub async fn delete(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pr
     let key = request::key(request)?;
     let options = request::options(request)?;
     let (condition, token) = (request::condition(request)?, request::token(request)?);
-    let write = Request { kind: Kind::Data, key: key.clone(), action: Action::Delete, condition, token };
+    let action = Action::Delete;
+    let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room: None };
     let written = store.write(write).await?;
     Ok(written_answer(StatusCode::OK, &key, written, options, store, false).await)
 }

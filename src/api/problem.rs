@@ -98,6 +98,9 @@ impl Code {
     }
 }
 
+/// Longest detail, in characters.
+const DETAIL_CHARS_MAX: usize = 400;
+
 /// An error on its way to the client.
 #[derive(Debug)]
 pub struct Problem {
@@ -112,7 +115,9 @@ pub struct Problem {
 impl Problem {
     /// A problem with what the client can do about it.
     pub fn new(code: Code, detail: impl Into<String>) -> Problem {
-        Problem { code, detail: detail.into(), place: None, allow: None, etag: None }
+        // What a client sent may be part of it: as much as helps.
+        let detail: String = detail.into().chars().take(DETAIL_CHARS_MAX).collect();
+        Problem { code, detail, place: None, allow: None, etag: None }
     }
 
     /// The methods that the path takes.
@@ -158,10 +163,7 @@ impl From<Fault> for Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Problem {
         log::error!("{error}");
-        Problem::new(
-            Code::Damaged,
-            "the log of the node says which; `DynaRust inspect` looks into a stopped node's data",
-        )
+        Problem::new(Code::Damaged, "the log of the node says which")
     }
 }
 
@@ -188,10 +190,7 @@ impl From<Rejection> for Problem {
                 (Code::DiskFull, "reads go on, deletes may; writes go on when there is room")
             }
             Rejection::Stopping => (Code::Stopping, "try another node, or this one after its restart"),
-            Rejection::Damaged => (
-                Code::Damaged,
-                "the log of the node says which; `DynaRust inspect` looks into a stopped node's data",
-            ),
+            Rejection::Damaged => (Code::Damaged, "the log of the node says which"),
         };
         Problem::new(code, detail)
     }

@@ -2,7 +2,7 @@
 //!
 //! Pure: plain data in, plain data out. No clock (`now_ms` is an argument), no randomness, no I/O, no async, no sled; what
 //! the rules read of the trees comes through [`Trees`], what they change goes out as [`Touch`]es. So the simulation
-//! runs ten thousand clusters through the same code that runs on a disk. `docs/replication.md` tells it as a story.
+//! runs ten thousand clusters through the same code that runs on a disk.
 //!
 //! Invariants:
 //! 1. `vv[o] = s` means that every event (o, 1..=s) is incorporated, directly or through something newer;

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{self, Summary};
@@ -43,7 +43,7 @@ pub enum Message {
 }
 
 /// A write as a client means it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Request {
     /// Which tree.
     pub kind: Kind,
@@ -55,6 +55,8 @@ pub struct Request {
     pub condition: Condition,
     /// Which versions to replace; all when the client did not say.
     pub token: Option<Token>,
+    /// Held until the request is done, whether or not its client still waits: room in memory.
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 /// What to do with a key.
@@ -300,7 +302,7 @@ impl Committer {
 
     /// Decides one request by what the key holds at this moment of the commit.
     fn perform(&mut self, request: Request, now_ms: u64) -> Result<Written, Refusal> {
-        let Request { kind, key, action, condition, token } = request;
+        let Request { kind, key, action, condition, token, room: _held } = request;
         let refuse = |rejection| Err(Refusal::Client(rejection));
         let held = self.trees.entry(kind, &key)?;
         let current = held.token(now_ms);
@@ -391,6 +393,8 @@ impl Committer {
         let due = ..(now_ms + 1).to_be_bytes();
         let rows = self.trees.expiry.range(due).take(EXPIRED_PER_COMMIT_MAX);
         let rows = rows.map(|row| Ok(row?.0)).collect::<Result<Vec<sled::IVec>, Error>>()?;
+        let more = rows.len() == EXPIRED_PER_COMMIT_MAX;
+        let mut removed = false;
         for row in &rows {
             let (at, kind, key) = read_expiry_key(row)?;
             let held = self.trees.entry(kind, key)?;
@@ -398,13 +402,19 @@ impl Committer {
             let timed = || held.versions().iter().filter(|v| v.expires_at_ms == Some(at));
             if timed().next().is_none() {
                 self.trees.expiry.remove(row)?;
+                removed = true;
             }
             let dead: Vec<Dot> = timed().filter(mine).map(|version| version.dot).collect();
             if !dead.is_empty() {
+                removed = true;
                 self.shared.metrics.expired.add(dead.len() as u64);
                 let replaces = Replaces::Named(Token::new(dead));
                 self.write(kind, key.to_vec(), held, replaces, None, None, now_ms)?;
             }
+        }
+        if more && removed {
+            self.look_ms = Some(now_ms);
+            return Ok(());
         }
         let next = self.trees.expiry.iter().next().transpose()?;
         let next = next.map(|(row, _)| read_expiry_key(&row).map(|(at, ..)| at)).transpose()?;

@@ -9,7 +9,7 @@ pub enum Error {
     /// the message says what to do.
     #[error("{0}")]
     Refused(String),
-    /// The bytes on the disk are not those that were committed. Nothing was changed by finding out.
+    /// The bytes on the disk are not those that were committed.
     #[error("{0}")]
     Damaged(String),
     /// sled or the operating system failed: the process must end, since sled's errors are sticky.
@@ -31,9 +31,7 @@ impl Error {
 impl From<sled::Error> for Error {
     fn from(error: sled::Error) -> Error {
         match error {
-            sled::Error::Corruption { .. } if super::engine_exit() == Exit::Damaged => {
-                Error::Damaged(format!("the store can't be read: {error}"))
-            }
+            sled::Error::Corruption { .. } => Error::Damaged(format!("the store can't be read: {error}")),
             error => Error::Failed(error.to_string()),
         }
     }

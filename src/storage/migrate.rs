@@ -14,11 +14,11 @@ pub const NEWEST: u32 = steps::STEPS.len() as u32;
 /// Runs every step that the store has not seen; `found` is what the manifest says, 0 for a new store.
 pub fn run(db: &sled::Db, found: u32) -> Result<(), Error> {
     let stamped = stamp(db)?;
-    if found > 0 && stamped != Some(found) {
-        return Err(Error::Damaged(format!(
-            "the manifest says format {found}, the store says {}",
-            stamped.map_or("nothing".into(), |n| n.to_string())
-        )));
+    // A step that was done, and stopped before the manifest said so, leaves the store ahead of the manifest.
+    let known = found == 0 || stamped.is_some_and(|stamped| (found..=NEWEST).contains(&stamped));
+    if !known {
+        let stamped = stamped.map_or("nothing".into(), |number| number.to_string());
+        return Err(Error::Damaged(format!("the manifest says format {found}, the store says {stamped}")));
     }
     for (number, step) in (1..).zip(steps::STEPS).skip(stamped.unwrap_or(0) as usize) {
         if found > 0 {

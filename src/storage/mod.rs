@@ -338,12 +338,19 @@ pub fn panic_exit(file: &str) -> Exit {
     if file.contains("sled-0.34") { engine_exit() } else { Exit::Unforeseen }
 }
 
-/// Does this log record mean that sled gave up? Some of its threads only log what ends them.
-pub fn is_fatal(record: &log::Record) -> bool {
-    let harmless = ["cache capacity is limited", "config has already been used"];
-    record.level() == log::Level::Error
-        && record.target().starts_with("sled")
-        && !harmless.iter().any(|text| record.args().to_string().contains(text))
+/// How the process must end when sled says this, if it must: some of its threads only log what ends them.
+pub fn fatal(record: &log::Record) -> Option<Exit> {
+    if record.level() != log::Level::Error || !record.target().starts_with("sled") {
+        return None;
+    }
+    let text = record.args().to_string();
+    let says = |texts: &[&str]| texts.iter().any(|part| text.contains(part));
+    if says(&["cache capacity is limited", "config has already been used"]) {
+        return None;
+    }
+    // Trouble with the disk or the system is none of the data's, even while the store opens.
+    let trouble = says(&["hit error while writing", "failed to initialize threadpool", "failed to flush"]);
+    Some(if trouble { Exit::Failed } else { engine_exit() })
 }
 
 /// A failure of sled must not be survived; damage of one entry can be told to the one who asked.

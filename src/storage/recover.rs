@@ -13,6 +13,7 @@
 //! tells which versions lived before it. This finds what sled silently forgets when a part of its log is damaged.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::codec::{self, Junk, Row, Summary};
@@ -60,7 +61,7 @@ pub fn open(
     progress.note(&summary.vv)?;
     progress.sync()?;
     directory.sync_names()?;
-    if new {
+    if new || directory.manifest.format != migrate::NEWEST {
         directory.ready()?;
     }
     let replica = Replica::resume(me, summary.vv, summary.floor, summary.clock, summary.totals);
@@ -69,6 +70,7 @@ pub fn open(
 
 fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error> {
     let path = directory.store();
+    read_through(&path.join("db"))?;
     let config = sled::Config::new()
         .path(&path)
         .segment_size(directory.manifest.segment_bytes)
@@ -97,6 +99,18 @@ fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error>
             }
             Err(e) => return Err(Error::Damaged(format!("{} does not open: {e}", path.display()))),
         }
+    }
+}
+
+/// Reads the whole log once. sled takes a read error for the end of its log, and wipes what lies behind it: an error that
+/// may pass must be met by somebody who changes nothing.
+fn read_through(db: &Path) -> Result<(), Error> {
+    let read = std::fs::File::open(db).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
+    match read {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Failed(format!("can't read {}: {e}", db.display())))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -203,6 +203,7 @@ pub fn send(store: &Store, id: u64, op: Op, text: Option<Vec<u8>>, fresh_only: b
         action: text.map_or(Action::Delete, |text| Action::Put(text, ttl_ms)),
         condition: Condition { matches: None, matches_none: fresh_only.then_some(Tags::Any) },
         token: op.named.as_ref().map(|named| Token::new(dots(named))),
+        room: None,
     };
     interpose::note(&Event::Submit { id, op });
     match store.write_blocking(request) {
