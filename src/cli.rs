@@ -63,7 +63,7 @@ pub struct Node {
     /// Members of a cluster to join (not in this release: a join address is refused)
     #[arg(value_name = "JOIN")]
     pub join: Vec<String>,
-    /// Where the data lives [default: data/<LISTEN>]
+    /// Where the data lives; by default data/ and the listen address as given
     #[arg(long, value_name = "DIR", env = "DYNARUST_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Longest value, in bytes of its JSON text

@@ -3,7 +3,7 @@
 
 use crate::Failure;
 use crate::contestant::Contestant;
-use crate::machine::Room;
+use crate::machine::{self, Room};
 use crate::options::{Kind, Options};
 use crate::report::{Report, Table, median, rate_text};
 
@@ -52,6 +52,7 @@ fn measure_one(kind: Kind, options: &Options, room: &Room) -> Result<Vec<String>
     let disk = loaded.disk_mib();
     let mut restarts = Vec::new();
     for _ in 0..RESTARTS {
+        machine::wait_for_quiet(options.quiet);
         restarts.push(loaded.kill_and_restart()?.as_secs_f64());
     }
     let restarted = loaded.memory_mib();

@@ -5,8 +5,7 @@
 //! A commit is plain inserts, in an order in which every prefix can be repaired (`recover.rs`): per key the row of the
 //! log, then chunks and index row, then the entry; after all keys the summary; after the summary the garbage. A sled
 //! transaction over the trees, or a batch a tree, would be atomic by themselves, but shut every reader out while they
-//! run and cost a second fdatasync a commit: measured, 0.8 of the writes at 64 connections, 0.6 at one, and ten times
-//! the p99 of reads (`docs/performance.md`).
+//! run, cost a second fdatasync a commit, and a quarter to two fifths more CPU (`docs/performance.md`).
 //!
 //! Order of the world: *persist, then publish, then answer*. Nobody is told anything that a crash could take back: even
 //! a refusal shows what the key holds, so it too waits for the flush. Any error of the storage ends the process: sled's
