@@ -84,6 +84,9 @@ pub struct Node {
     /// Page cache of the storage engine; the process takes 25 to 45 MiB more, and about 80 bytes a key
     #[arg(long, value_name = "MIB", env = "DYNARUST_CACHE_MIB", default_value_t = limits::CACHE_MIB_DEFAULT)]
     pub cache_mib: u64,
+    /// How much of the log of changes is kept although every member has it
+    #[arg(long, value_name = "MIB", env = "DYNARUST_LOG_MIB", default_value_t = limits::LOG_MIB_DEFAULT)]
+    pub log_mib: u64,
     /// Free disk space below which writes are answered 507 [default: 5 % of the file system, at least 8, at most 256]
     #[arg(long, value_name = "MIB", env = "DYNARUST_DISK_RESERVE_MIB")]
     pub disk_reserve_mib: Option<u64>,

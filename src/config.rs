@@ -26,6 +26,8 @@ pub struct Config {
     pub write_queue: usize,
     /// The engine's page cache, in bytes.
     pub cache_bytes: u64,
+    /// How much of the change log is kept although every member has it, in bytes.
+    pub log_kept_bytes: usize,
     /// Free disk space below which writes stop; `None` follows the size of the file system.
     pub disk_reserve_bytes: Option<u64>,
     /// Longest commit.
@@ -71,6 +73,7 @@ impl Config {
                 .map(Duration::from_millis)?,
             write_queue: bounded("--write-queue", flags.write_queue as u64, 1, 1_000_000)? as usize,
             cache_bytes: bounded("--cache-mib", flags.cache_mib, 1, 1 << 20)? << 20,
+            log_kept_bytes: (bounded("--log-mib", flags.log_mib, 0, 1 << 20)? as usize) << 20,
             disk_reserve_bytes: match flags.disk_reserve_mib {
                 Some(mib) => Some(bounded("--disk-reserve-mib", mib, 8, 1 << 30)? << 20),
                 None => None,

@@ -66,6 +66,9 @@ pub const COMMIT_WRITES_MAX: usize = 512;
 /// Most value bytes in one commit, for the same reason.
 pub const COMMIT_BYTES_MAX: usize = 8 << 20;
 
+/// Most bytes in chunks that one commit may put aside (one write more may go over): each chunk is a removal of its own.
+pub const COMMIT_DISCARD_BYTES_MAX: u64 = 64 << 20;
+
 /// Most expired versions removed in one commit, so that a wave of expiry does not hold client writes up.
 pub const EXPIRED_PER_COMMIT_MAX: usize = 256;
 
@@ -129,3 +132,13 @@ const _: () = assert!((COMMIT_WRITES_MAX * 8 * 1_024) as u64 <= DISK_RESERVE_MIB
 
 /// Retries of a read whose chunks are replaced under it by writers.
 pub const CHUNK_READ_RETRIES_MAX: usize = 100;
+
+/// How many keys are read at a time while a piece of a sweep is compared with what is held: bounds memory, not work.
+pub const SWEEP_READ_KEYS: usize = 1_024;
+
+/// Bytes of a row of the change log from which on the next event opens another one.
+pub const LOG_ROW_BYTES: usize = 8 << 10;
+
+/// Default of `--log-mib`: how much of the change log is kept although every member has it. Peers and watchers that were
+/// away for a moment go on from it; 1 MiB is about 50,000 writes of short keys.
+pub const LOG_MIB_DEFAULT: u64 = 1;

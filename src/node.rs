@@ -68,6 +68,7 @@ async fn serve(config: Config) -> Result<(), End> {
         cache_bytes: config.cache_bytes,
         reserve_bytes: config.disk_reserve_bytes,
         queue: config.write_queue,
+        log_kept_bytes: config.log_kept_bytes,
         commit_deadline: config.commit_deadline,
         now_ms,
         random,

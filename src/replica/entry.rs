@@ -120,21 +120,25 @@ impl Entry {
         self.versions.is_empty() && self.context.is_empty()
     }
 
-    /// The event `dot` takes the place of the versions that `replaced` picks and leaves `version` (or, a delete,
-    /// nothing).
-    pub(super) fn write(&mut self, dot: Dot, replaced: impl Fn(Dot) -> bool, version: Option<Version>) {
-        for gone in self.versions.iter().map(|version| version.dot).filter(|&d| replaced(d)) {
-            self.context.raise(gone);
-        }
+    /// The event `dot` takes the place of the versions that `replaced` picks, which come back, and leaves `version` (or,
+    /// a delete, nothing).
+    pub(super) fn write(
+        &mut self,
+        dot: Dot,
+        replaced: impl Fn(Dot) -> bool,
+        version: Option<Version>,
+    ) -> Vec<Version> {
+        let gone = self.drop_versions(replaced);
         self.context.raise(dot);
-        self.versions.retain(|version| !replaced(version.dot));
         if let Some(version) = version {
             let place = self.versions.partition_point(|other| other.rank() > version.rank());
             self.versions.insert(place, version);
         }
+        gone
     }
 
     /// Takes in another replica's entry of the same key. `incorporated` is our version vector from before the frame.
+    /// What does not stay of ours comes back.
     ///
     /// | the version is in | and | it stays |
     /// |---|---|---|
@@ -143,35 +147,39 @@ impl Entry {
     /// | ours only | else | yes |
     /// | theirs only | our context or our vector covers it | no: we saw it go |
     /// | theirs only | else | yes |
-    pub(super) fn merge(&mut self, theirs: &Entry, incorporated: &VersionVector) {
+    pub(super) fn merge(&mut self, theirs: &Entry, incorporated: &VersionVector) -> Vec<Version> {
         let fresh: Vec<Version> = theirs
             .versions
             .iter()
             .filter(|v| !self.holds(v.dot) && !self.context.covers(v.dot) && !incorporated.covers(v.dot))
             .cloned()
             .collect();
-        self.versions.retain(|v| theirs.holds(v.dot) || !theirs.context.covers(v.dot));
+        let gone = self.drop_versions(|dot| !theirs.holds(dot) && theirs.context.covers(dot));
         self.versions.extend(fresh);
         self.versions.sort_unstable_by_key(|version| std::cmp::Reverse(version.rank()));
         self.context.join(&theirs.context);
+        gone
     }
 
-    /// Drops versions that everybody else has forgotten; they count as seen.
-    pub(super) fn drop_versions(&mut self, gone: impl Fn(Dot) -> bool) {
-        for dot in self.versions.iter().map(|version| version.dot).filter(|&d| gone(d)) {
-            self.context.raise(dot);
+    /// Would a merge with `theirs` change anything?
+    pub(super) fn has_news(&self, theirs: &Entry, incorporated: &VersionVector) -> bool {
+        theirs.dots().any(|dot| !self.holds(dot) && !incorporated.covers(dot))
+            || self.dots().any(|dot| !theirs.holds(dot) && theirs.context.covers(dot))
+            || !self.context.covers_all(&theirs.context)
+    }
+
+    /// Takes the picked versions out; they count as seen.
+    pub(super) fn drop_versions(&mut self, picked: impl Fn(Dot) -> bool) -> Vec<Version> {
+        let gone: Vec<Version> = self.versions.extract_if(.., |version| picked(version.dot)).collect();
+        for version in &gone {
+            self.context.raise(version.dot);
         }
-        self.versions.retain(|version| !gone(version.dot));
+        gone
     }
 
-    /// The context once every member has it all: only what the live versions need.
-    pub(super) fn slimmed(&self) -> VersionVector {
-        let mut context = self.context.clone();
-        context.retain(|origin| self.versions.iter().any(|version| version.dot.origin == origin));
-        context
-    }
-
-    pub(super) fn set_context(&mut self, context: VersionVector) {
-        self.context = context;
+    /// What every member has seen of this key need not be remembered: only what the live versions need stays.
+    pub(super) fn slim(&mut self) {
+        let versions = &self.versions;
+        self.context.retain(|origin| versions.iter().any(|version| version.dot.origin == origin));
     }
 }

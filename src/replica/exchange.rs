@@ -1,17 +1,33 @@
 //! Rules 2, 3 and 5: what is sent to a peer, and what is made of it there.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry::{Occupied, Vacant};
 
 use super::dot::{Dot, NodeId};
 use super::entry::Entry;
-use super::frame::{Frame, Range};
+use super::frame::{Bound, Frame, Range, Sweep};
+use super::unit::{Place, Unit};
 use super::vector::VersionVector;
-use super::{Kind, Replica, Touch, Trees};
+use super::{Kind, Replica, Trees};
+use crate::limits::SWEEP_READ_KEYS;
+
+/// How far a receiver is in a sweep: lost with the process, for then the sweep begins anew. Under the keys up to `through`
+/// everything up to `target` is incorporated: a version that comes late from elsewhere, and was not listed, is dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Swept {
+    target: VersionVector,
+    through: Bound,
+}
 
 impl Replica {
-    /// Rule 2: the next frame for a peer that has `have`, with at most `limit` events an origin; `only` narrows it to
-    /// some origins. Rule 5: a peer behind our floor gets, of every origin, what it lacks and the list of what lives.
+    /// Must a peer that has `have` be swept? Our log no longer has what it lacks, or it may hold what everybody here
+    /// has forgotten.
+    pub fn must_sweep(&self, have: &VersionVector) -> bool {
+        !have.covers_all(&self.floor)
+    }
+
+    /// Rule 2: the next frame for a peer that has `have` and needs no sweep, with at most `limit` events an origin;
+    /// `only` narrows it to some origins.
     pub fn frame<T: Trees>(
         &self,
         have: &VersionVector,
@@ -19,135 +35,195 @@ impl Replica {
         only: impl Fn(NodeId) -> bool,
         trees: &T,
     ) -> Result<Frame, T::Error> {
-        let resync = !have.covers_all(&self.floor);
         let mut entries: BTreeMap<(Kind, Vec<u8>), Entry> = BTreeMap::new();
         let mut ranges = Vec::new();
-        for Dot { origin, seq: upto } in self.vv.iter() {
+        for Dot { origin, seq: upto } in self.vv.iter().filter(|dot| only(dot.origin)) {
             let after = have.get(origin);
-            let through = if resync { upto } else { upto.min(after.saturating_add(limit)) };
-            if !resync && (after >= upto || !only(origin)) {
+            let through = upto.min(after.saturating_add(limit));
+            if after >= upto {
                 continue;
             }
-            let changes = trees.changes(origin, after, through, usize::MAX)?;
+            let changes = trees.changes(origin, after, through)?;
             for change in &changes {
-                if let Vacant(slot) = entries.entry((change.kind, change.key.clone())) {
-                    slot.insert(trees.entry(change.kind, &change.key)?);
+                let name = (change.kind, change.key.clone());
+                if !entries.contains_key(&name) {
+                    entries.insert(name, trees.entry(change.kind, &change.key)?);
                 }
             }
-            let alive = if resync { Some(alive(origin, through, trees)?) } else { None };
-            ranges.push(Range { origin, after, through, changes, alive });
+            ranges.push(Range { origin, after, through, changes });
         }
         let entries = entries.into_iter().map(|((kind, key), entry)| (kind, key, entry)).collect();
         Ok(Frame { sender: self.me, vv: self.vv.clone(), ranges, entries })
     }
 
-    /// Rule 3: takes a frame in. The touches come back in key order; once they are durable, [`Replica::vv`] is the
-    /// answer to the sender.
+    /// Rule 3: takes a frame in. Once the unit is durable, [`Replica::vv`] is the answer to the sender.
     pub fn receive<T: Trees>(
         &mut self,
         frame: &Frame,
+        unit: &mut Unit,
         trees: &T,
         now_ms: u64,
-    ) -> Result<Vec<Touch>, T::Error> {
+    ) -> Result<(), T::Error> {
         let incorporated = self.vv.clone();
-        // A range that begins beyond what we have is a gap: the answer says what we have.
-        let accepted = || frame.ranges.iter().filter(|r| r.after <= incorporated.get(r.origin));
         let theirs: BTreeMap<(Kind, &[u8]), &Entry> =
             frame.entries.iter().map(|(kind, key, entry)| ((*kind, key.as_slice()), entry)).collect();
-        let mut touches = Touches { trees, touched: BTreeMap::new() };
-        for range in accepted() {
-            for change in &range.changes {
-                let fresh = !touches.contains(change.kind, &change.key);
-                let touch = touches.at(change.kind, &change.key)?;
-                if fresh {
-                    if let Some(entry) = theirs.get(&(change.kind, change.key.as_slice())) {
-                        touch.entry.merge(entry, &incorporated);
-                    }
-                    let new = touch.entry.dots().filter(|dot| !touch.before.contains(dot));
-                    touch.logged.extend(new);
-                }
-                let dot = Dot::new(range.origin, change.seq);
-                if !touch.logged.contains(&dot) {
-                    touch.logged.push(dot);
-                }
-            }
-        }
-        for range in accepted() {
-            if let Some(alive) = &range.alive {
-                touches.drop_dead(range, alive)?;
-            }
-        }
-        let touched: Vec<Touch> = touches.touched.into_values().collect();
-        for range in accepted() {
-            if range.alive.is_some() {
-                self.floor.raise(Dot::new(range.origin, range.through));
-            }
-            self.vv.raise(Dot::new(range.origin, range.through));
-        }
-        for touch in &touched {
-            self.recount(touch.kind, &touch.key, &touch.before, &touch.entry);
-            for version in touch.entry.versions().iter().filter(|v| !touch.before.contains(&v.dot)) {
-                if !self.clock.observe(version.hlc, now_ms) {
-                    self.far_future += 1;
-                }
-            }
-        }
-        self.acknowledge(frame.sender, &frame.vv);
-        Ok(touched)
-    }
-}
-
-/// The seqs of all versions of `origin` up to `through` that live here, by seq.
-fn alive<T: Trees>(origin: NodeId, through: u64, trees: &T) -> Result<Vec<u64>, T::Error> {
-    let mut alive = Vec::new();
-    for change in trees.changes(origin, 0, through, usize::MAX)? {
-        if trees.entry(change.kind, &change.key)?.holds(Dot::new(origin, change.seq)) {
-            alive.push(change.seq);
-        }
-    }
-    Ok(alive)
-}
-
-/// The entries that one frame changes, each loaded once.
-struct Touches<'a, T> {
-    trees: &'a T,
-    touched: BTreeMap<(Kind, Vec<u8>), Touch>,
-}
-
-impl<T: Trees> Touches<'_, T> {
-    fn contains(&self, kind: Kind, key: &[u8]) -> bool {
-        self.touched.contains_key(&(kind, key.to_vec()))
-    }
-
-    fn at(&mut self, kind: Kind, key: &[u8]) -> Result<&mut Touch, T::Error> {
-        match self.touched.entry((kind, key.to_vec())) {
-            Occupied(slot) => Ok(slot.into_mut()),
-            Vacant(slot) => {
-                let entry = self.trees.entry(kind, key)?;
-                let before = entry.dots().collect();
-                let key = key.to_vec();
-                Ok(slot.insert(Touch { kind, key, entry, logged: Vec::new(), before, forgotten: Vec::new() }))
-            }
-        }
-    }
-
-    /// Rule 5: what lives here of this origin and is not listed, everybody has forgotten.
-    fn drop_dead(&mut self, range: &Range, alive: &[u64]) -> Result<(), T::Error> {
-        let dead = |dot: Dot| {
-            dot.origin == range.origin && dot.seq <= range.through && alive.binary_search(&dot.seq).is_err()
-        };
-        for touch in self.touched.values_mut() {
-            touch.entry.drop_versions(dead);
-        }
-        for change in self.trees.changes(range.origin, 0, range.through, usize::MAX)? {
-            let dot = Dot::new(range.origin, change.seq);
-            if !dead(dot) || self.contains(change.kind, &change.key) {
+        let mut merged: BTreeMap<(Kind, &[u8]), Place> = BTreeMap::new();
+        for range in &frame.ranges {
+            let have = incorporated.get(range.origin);
+            // A range that begins beyond what we have is a gap: the answer says what we have.
+            if range.after > have || range.through <= have {
                 continue;
             }
-            if self.trees.entry(change.kind, &change.key)?.holds(dot) {
-                self.at(change.kind, &change.key)?.entry.drop_versions(dead);
+            unit.stretch(range.origin, have);
+            for change in range.changes.iter().filter(|change| change.seq > have) {
+                let name = (change.kind, change.key.as_slice());
+                let place = match merged.get(&name) {
+                    Some(place) => *place,
+                    None => {
+                        let place = unit.load(change.kind, &change.key, trees)?;
+                        if let Some(entry) = theirs.get(&name) {
+                            self.merge(entry, place, unit, &incorporated, now_ms);
+                        }
+                        merged.insert(name, place);
+                        place
+                    }
+                };
+                unit.log(Dot::new(range.origin, change.seq), have, place);
+            }
+            unit.stretch(range.origin, have).through = range.through;
+            self.vv.raise(Dot::new(range.origin, range.through));
+        }
+        self.acknowledge(frame.sender, &frame.vv);
+        Ok(())
+    }
+
+    /// Rule 5: the next piece of a sweep, with at most `limit` keys; the first begins `after` `None`.
+    pub fn sweep<T: Trees>(
+        &self,
+        target: VersionVector,
+        after: Bound,
+        limit: usize,
+        trees: &T,
+    ) -> Result<Sweep, T::Error> {
+        let mut entries = trees.entries_after(after.as_ref(), limit)?;
+        let through = match entries.last() {
+            Some((kind, key, _)) if entries.len() == limit => Some((*kind, key.clone())),
+            _ => None,
+        };
+        // What does not live need not be listed: that says it. But a delete may have seen what lies beyond the target.
+        entries.retain(|(_, _, entry)| !entry.versions().is_empty() || !target.covers_all(entry.context()));
+        let vv = self.vv.clone();
+        Ok(Sweep { sender: self.me, target, vv, after, through, entries })
+    }
+
+    /// Rule 5: takes a piece of a sweep in. Whatever lives here among its keys and is not listed, though the sender has
+    /// incorporated it, is dead. After the last piece everything up to its target is incorporated. `false` when the piece
+    /// is not the next one: then the sweep begins anew.
+    pub fn take_sweep<T: Trees>(
+        &mut self,
+        sweep: &Sweep,
+        unit: &mut Unit,
+        trees: &T,
+        now_ms: u64,
+    ) -> Result<bool, T::Error> {
+        let so_far = self.swept.get(&sweep.sender);
+        let next = so_far.is_some_and(|s| s.target == sweep.target && s.through == sweep.after);
+        if !next && sweep.after.is_some() {
+            return Ok(false);
+        }
+        let incorporated = self.vv.clone();
+        let theirs: BTreeMap<(Kind, &[u8]), &Entry> =
+            sweep.entries.iter().map(|(kind, key, entry)| ((*kind, key.as_slice()), entry)).collect();
+        let dead = |kind: Kind, key: &[u8], dot: Dot| {
+            sweep.vv.covers(dot) && !theirs.get(&(kind, key)).is_some_and(|entry| entry.holds(dot))
+        };
+        for (kind, key) in names_between(sweep, unit, trees, |kind, key, entry| {
+            entry.dots().any(|dot| dead(kind, key, dot))
+        })? {
+            let place = unit.load(kind, &key, trees)?;
+            let touch = unit.at_mut(place);
+            touch.gone.extend(touch.entry.drop_versions(|dot| dead(kind, &key, dot)));
+        }
+        for (kind, key, entry) in &sweep.entries {
+            let place = unit.load(*kind, key, trees)?;
+            if unit.at(place).entry.has_news(entry, &incorporated) {
+                self.merge(entry, place, unit, &incorporated, now_ms);
             }
         }
-        Ok(())
+        match &sweep.through {
+            Some(_) => {
+                let swept = Swept { target: sweep.target.clone(), through: sweep.through.clone() };
+                self.swept.insert(sweep.sender, swept);
+            }
+            None => {
+                self.swept.remove(&sweep.sender);
+                let ahead = sweep.target.iter().filter(|dot| !incorporated.covers(*dot));
+                unit.jump(&ahead.collect());
+                self.vv.join(&sweep.target);
+                // What the sender forgot, we never saw either.
+                self.floor.join(&sweep.target);
+            }
+        }
+        self.acknowledge(sweep.sender, &sweep.vv);
+        Ok(true)
+    }
+
+    fn merge(
+        &mut self,
+        theirs: &Entry,
+        place: Place,
+        unit: &mut Unit,
+        incorporated: &VersionVector,
+        now_ms: u64,
+    ) {
+        let touch = unit.at_mut(place);
+        let held: Vec<Dot> = touch.entry.dots().collect();
+        let name = (touch.kind, touch.key.as_slice());
+        let passed = |swept: &&Swept| {
+            swept.through.as_ref().is_some_and(|(kind, key)| name <= (*kind, key.as_slice()))
+        };
+        let mut incorporated = Cow::Borrowed(incorporated);
+        for swept in self.swept.values().filter(passed) {
+            incorporated.to_mut().join(&swept.target);
+        }
+        touch.gone.extend(touch.entry.merge(theirs, &incorporated));
+        for version in touch.entry.versions().iter().filter(|version| !held.contains(&version.dot)) {
+            if !self.clock.observe(version.hlc, now_ms) {
+                self.far_future += 1;
+            }
+        }
+    }
+}
+
+/// The keys of a piece of a sweep that are `wanted` for what they hold, in the trees or in the unit so far.
+fn names_between<T: Trees>(
+    sweep: &Sweep,
+    unit: &Unit,
+    trees: &T,
+    wanted: impl Fn(Kind, &[u8], &Entry) -> bool,
+) -> Result<Vec<(Kind, Vec<u8>)>, T::Error> {
+    let within = |kind: Kind, key: &[u8]| {
+        sweep.after.as_ref().is_none_or(|(k, after)| (kind, key) > (*k, after.as_slice()))
+            && sweep.through.as_ref().is_none_or(|(k, through)| (kind, key) <= (*k, through.as_slice()))
+    };
+    let touched = unit.loaded().filter(|touch| within(touch.kind, &touch.key));
+    let touched = touched.filter(|touch| wanted(touch.kind, &touch.key, &touch.entry));
+    let mut names: Vec<(Kind, Vec<u8>)> = touched.map(|touch| (touch.kind, touch.key.clone())).collect();
+    let mut after = sweep.after.clone();
+    loop {
+        let held = trees.entries_after(after.as_ref(), SWEEP_READ_KEYS)?;
+        let more = held.len() == SWEEP_READ_KEYS;
+        for (kind, key, entry) in held {
+            if !within(kind, &key) {
+                return Ok(names);
+            }
+            after = Some((kind, key.clone()));
+            if !unit.touches(kind, &key) && wanted(kind, &key, &entry) {
+                names.push((kind, key));
+            }
+        }
+        if !more {
+            return Ok(names);
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! What one node sends another: ranges of the change log with the entries that they touched.
+//! What one node sends another: ranges of the change log with the entries that they touched, or a piece of a sweep.
 //!
-//! A frame is plain data; how it becomes bytes is the network's affair. Its promise: whoever takes in a range
-//! (origin, after, through] and held everything up to `after` holds everything up to `through`.
+//! Plain data; how it becomes bytes is the network's affair. The promise of a frame: whoever takes in a range (origin, after,
+//! through] and held everything up to `after` holds everything up to `through`. The promise of a sweep: whoever takes in
+//! all of its pieces, in order, holds everything up to `target`.
 
 use super::dot::NodeId;
 use super::entry::Entry;
@@ -17,11 +18,8 @@ pub struct Range {
     pub after: u64,
     /// The receiver has everything up to here afterwards.
     pub through: u64,
-    /// The events of the range that the sender still has in its log, by seq.
+    /// The events of the range, by seq.
     pub changes: Vec<Change>,
-    /// In a resync: the seqs of every version of this origin that lives at the sender, up to `through`, in order. What
-    /// is not among them, everybody has forgotten.
-    pub alive: Option<Vec<u64>>,
 }
 
 /// Ranges, and the current entry of each key that they name, once.
@@ -34,5 +32,26 @@ pub struct Frame {
     /// In any order; at most one an origin.
     pub ranges: Vec<Range>,
     /// The sender's entries of all keys in `ranges`.
+    pub entries: Vec<(Kind, Vec<u8>, Entry)>,
+}
+
+/// A place in the order of all keys; the first is before them all.
+pub type Bound = Option<(Kind, Vec<u8>)>;
+
+/// The sender's whole state over one stretch of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// Who sends.
+    pub sender: NodeId,
+    /// What the sender had incorporated when the sweep began: what the receiver has when it is over.
+    pub target: VersionVector,
+    /// What the sender had incorporated when it read this piece.
+    pub vv: VersionVector,
+    /// The piece covers all keys after this one; the piece before it ended here.
+    pub after: Bound,
+    /// Up to and with this one; `None` is the end of all keys, and of the sweep.
+    pub through: Bound,
+    /// The entries of these keys, by key; one may be missing when nothing lives in it and all that it has seen is in the
+    /// target.
     pub entries: Vec<(Kind, Vec<u8>, Entry)>,
 }

@@ -1,14 +1,15 @@
 //! This node's copy and its rules: who wins, what a peer still misses, what may be forgotten.
 //!
 //! Pure: plain data in, plain data out. No clock (`now_ms` is an argument), no randomness, no I/O, no async, no sled; what
-//! the rules read of the trees comes through [`Trees`], what they change goes out as [`Touch`]es. So the simulation
-//! runs ten thousand clusters through the same code that runs on a disk.
+//! the rules read of the trees comes through [`Trees`], what they change goes into a [`Unit`]. So the simulation runs ten
+//! thousand clusters through the same code that runs on a disk.
 //!
 //! Invariants:
 //! 1. `vv[o] = s` means that every event (o, 1..=s) is incorporated, directly or through something newer;
-//! 2. every live version stands in the change log, and its entry's context covers it;
-//! 3. what is forgotten is covered by `floor`, and everything that `floor` covers was known to every member;
-//! 4. two replicas with equal vectors have equal digests.
+//! 2. every live version is covered by its entry's context;
+//! 3. the log has every event of `o` after some event up to `vv[o]`, in one unbroken stretch; what has left it, and what has
+//!    been forgotten, is covered by `floor`;
+//! 4. two replicas with equal vectors that have heard of nothing newer have equal digests.
 //!
 //! Called by the committer (`storage/`) and by the simulation (`tests/sim/`).
 
@@ -20,6 +21,7 @@ mod exchange;
 mod frame;
 #[cfg(test)]
 mod laws;
+mod unit;
 mod vector;
 
 use std::collections::BTreeMap;
@@ -28,7 +30,8 @@ pub use clock::{Clock, Hlc};
 pub use digest::Digest;
 pub use dot::{Dot, NodeId, NotAName, Token};
 pub use entry::{Entry, Value, Version};
-pub use frame::{Frame, Range};
+pub use frame::{Bound, Frame, Range, Sweep};
+pub use unit::{Place, Stretch, Touch, Unit};
 pub use vector::VersionVector;
 
 /// Which tree a key belongs to; both are replicated by the same rules and share one log.
@@ -60,15 +63,15 @@ pub trait Trees {
     /// The entry of a key; the empty one when there is none.
     fn entry(&self, kind: Kind, key: &[u8]) -> Result<Entry, Self::Error>;
 
-    /// The rows of the log of `origin` with after < seq <= through, by seq, at most `limit` of them.
-    fn changes(
-        &self,
-        origin: NodeId,
-        after: u64,
-        through: u64,
-        limit: usize,
-    ) -> Result<Vec<Change>, Self::Error>;
+    /// The events of `origin` in the log with after < seq <= through, by seq.
+    fn changes(&self, origin: NodeId, after: u64, through: u64) -> Result<Vec<Change>, Self::Error>;
+
+    /// The first `limit` entries after a place in the order of all keys.
+    fn entries_after(&self, after: Option<&(Kind, Vec<u8>)>, limit: usize) -> Result<Vec<Held>, Self::Error>;
 }
+
+/// A key with what it holds.
+pub type Held = (Kind, Vec<u8>, Entry);
 
 /// What one write asks for.
 #[derive(Clone, Debug)]
@@ -86,30 +89,6 @@ pub enum Replaces {
     All,
     /// Exactly those that the client has seen.
     Named(Token),
-}
-
-/// What one commit does to one key: the caller logs the events, stores the entry, and only then drops what went.
-#[derive(Clone, Debug)]
-pub struct Touch {
-    /// The key's tree.
-    pub kind: Kind,
-    /// The key.
-    pub key: Vec<u8>,
-    /// What the key holds from now on; [`Entry::is_gone`] means: remove it.
-    pub entry: Entry,
-    /// Events to log under this key.
-    pub logged: Vec<Dot>,
-    /// The versions that were live before, as the log remembers them for repairs.
-    pub before: Vec<Dot>,
-    /// Rows of the log that everybody has and nothing needs any more.
-    pub forgotten: Vec<Dot>,
-}
-
-impl Touch {
-    /// Versions that were live before and are not any more.
-    pub fn superseded(&self) -> impl Iterator<Item = Dot> + '_ {
-        self.before.iter().copied().filter(|&dot| !self.entry.holds(dot))
-    }
 }
 
 /// How many live things there are, and their digest: kept with every commit, checked by a scan at start.
@@ -162,6 +141,8 @@ pub struct Replica {
     far_future: u64,
     /// The other members, each with what it has said that it has.
     peers: BTreeMap<NodeId, VersionVector>,
+    /// Sweeps that are being taken in, by sender.
+    swept: BTreeMap<NodeId, exchange::Swept>,
 }
 
 impl Replica {
@@ -178,7 +159,8 @@ impl Replica {
         clock: Clock,
         totals: Totals,
     ) -> Replica {
-        Replica { me, vv, floor, clock, totals, far_future: 0, peers: BTreeMap::new() }
+        let (peers, swept) = (BTreeMap::new(), BTreeMap::new());
+        Replica { me, vv, floor, clock, totals, far_future: 0, peers, swept }
     }
 
     /// This node.
@@ -235,50 +217,53 @@ impl Replica {
         self.peers.get(&peer)
     }
 
-    /// Rule 1: a new event of this node. `held` is what the key holds now.
-    pub fn write(&mut self, kind: Kind, key: Vec<u8>, held: Entry, write: Write, now_ms: u64) -> Touch {
-        let before: Vec<Dot> = held.dots().collect();
-        let seen = held.context().clone();
-        let dot = Dot::new(self.me, self.vv.get(self.me) + 1);
+    /// Rule 1: a new event of this node, for a key that the unit has loaded.
+    pub fn write(&mut self, unit: &mut Unit, place: Place, write: Write, now_ms: u64) -> Dot {
+        let after = self.vv.get(self.me);
+        let dot = Dot::new(self.me, after + 1);
         let hlc = self.clock.tick(now_ms);
         let version = write.value.map(|(value, expires_at_ms)| Version { dot, hlc, expires_at_ms, value });
-        let mut entry = held;
-        match &write.replaces {
-            Replaces::All => entry.write(dot, |_| true, version),
-            Replaces::Named(token) => entry.write(dot, |d| token.names(d), version),
-        }
+        let touch = unit.at_mut(place);
+        let gone = match &write.replaces {
+            Replaces::All => touch.entry.write(dot, |_| true, version),
+            Replaces::Named(token) => touch.entry.write(dot, |d| token.names(d), version),
+        };
+        touch.gone.extend(gone);
         self.vv.raise(dot);
-        self.recount(kind, &key, &before, &entry);
-        let rows = before.iter().copied().chain(seen.iter()).chain([dot]);
-        let forgotten = self.forget(&mut entry, rows);
-        Touch { kind, key, entry, logged: vec![dot], before, forgotten }
+        unit.log(dot, after, place);
+        self.forget(unit, place);
+        dot
     }
 
-    /// Rule 4 for one key: when every member has incorporated all that the entry has seen, its superseded events may
-    /// go. `rows` are rows of the log of this key; those to drop come back, and the context shrinks.
-    pub fn forget(&mut self, entry: &mut Entry, rows: impl Iterator<Item = Dot>) -> Vec<Dot> {
-        if !entry.context().iter().all(|dot| self.stable(dot)) {
-            return Vec::new();
+    /// Rule 4 for one key: when every member has incorporated all that the entry has seen, its context shrinks to what
+    /// the live versions need, and an entry without any is gone.
+    pub fn forget(&mut self, unit: &mut Unit, place: Place) {
+        let entry = &unit.at(place).entry;
+        let needed = |dot: Dot| entry.versions().iter().any(|version| version.dot.origin == dot.origin);
+        let stable = entry.context().iter().all(|dot| self.stable(dot));
+        if !stable || entry.context().iter().all(needed) {
+            return;
         }
-        let mut old: Vec<Dot> = rows.filter(|&dot| !entry.holds(dot)).collect();
-        old.sort_unstable();
-        old.dedup();
-        let slim = entry.slimmed();
-        if !old.is_empty() || slim != *entry.context() {
-            self.floor.join(entry.context());
-            entry.set_context(slim);
+        self.floor.join(entry.context());
+        unit.forget();
+        unit.at_mut(place).entry.slim();
+    }
+
+    /// Rows of the log up to this event are about to go: who lacks them must be swept.
+    pub fn trim(&mut self, through: Dot) {
+        self.floor.raise(through);
+    }
+
+    /// Counts and digest follow what a unit changes; called once, when the unit is complete.
+    pub fn count(&mut self, unit: &Unit) {
+        for touch in unit.changes() {
+            self.totals.remove(touch.kind, &touch.key, touch.before.iter().copied());
+            self.totals.add(touch.kind, &touch.key, touch.entry.dots());
         }
-        old
     }
 
     /// Has every member incorporated this event?
     pub fn stable(&self, dot: Dot) -> bool {
         self.vv.covers(dot) && self.peers.values().all(|vv| vv.covers(dot))
-    }
-
-    /// Counts and digest follow a change of one entry.
-    fn recount(&mut self, kind: Kind, key: &[u8], before: &[Dot], after: &Entry) {
-        self.totals.remove(kind, key, before.iter().copied());
-        self.totals.add(kind, key, after.dots());
     }
 }

@@ -7,15 +7,28 @@
 //! version  origin:8 seq:varint hlc:8 flags:1 [expires_at_ms:varint] length:varint (text | checksum:8)
 //!          flags bit 0: expires; bit 1: the text is in chunks
 //! context  count:varint (origin:8 seq:varint)*
-//! row      kind:1  count:varint (seq*2+foreign:varint [origin:8])*  key      the versions live before the event
-//! summary  check:8 vv floor hlc:8 keys:varint versions:varint digest:16 unit     vectors as context
+//! row      check:4  flags:1  through:varint  count:varint (event)*  brought    check = low half of XXH3(rest, seed = XXH3(key))
+//!          flags bit 0: its unit forgot something; through is counted from the row's first event, which its key names
+//! event    flags:1 [skipped:varint] shared:varint length:varint rest-of-key [seq:varint | dots]
+//!          flags bits 0-1: kind; bit 2: events are missing before it, so many; bit 3: the key stands in this unit already;
+//!          bit 4: one version of the row's origin lived before, with this seq; neither 3 nor 4: these lived before.
+//!          A key begins like the one before it in the row: so many bytes are shared with that.
+//! brought  dots                                                               versions that come without their events
+//! dots     count:varint (seq*2+foreign:varint [origin:8])*                    foreign: not of the row's origin
+//! summary  check:8 vv floor hlc:8 keys:varint versions:varint digest:16 unit counted:1    vectors as context
 //! ```
 //!
 //! Decoding rejects junk with [`Junk`] and never panics: these bytes come from a disk.
 
+use std::collections::HashSet;
+
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::replica::{Clock, Digest, Dot, Entry, Hlc, Kind, NodeId, Totals, Value, Version, VersionVector};
+use super::trees::change_key;
+use crate::limits::LOG_ROW_BYTES;
+use crate::replica::{
+    Clock, Digest, Dot, Entry, Hlc, Kind, NodeId, Totals, Unit, Value, Version, VersionVector,
+};
 
 /// The bytes are not what the codec wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +55,12 @@ pub fn encode_entry(key: &[u8], entry: &Entry) -> Vec<u8> {
             put_vector(&mut out, entry.context());
         }
     }
-    let check = entry_check(key, &out[4..]);
-    out[..4].copy_from_slice(&check);
-    out
+    stamp(key, out)
 }
 
 /// The entry that these bytes hold under this key.
 pub fn decode_entry(key: &[u8], bytes: &[u8]) -> Result<Entry, Junk> {
-    let mut from = Reader(bytes);
-    let check: [u8; 4] = from.array()?;
-    if check != entry_check(key, from.0) {
-        return Err(Junk);
-    }
+    let mut from = stamped(key, bytes)?;
     let entry = if from.byte()? == PLAIN {
         let version = from.version()?;
         let context = [version.dot].into_iter().collect();
@@ -66,49 +73,176 @@ pub fn decode_entry(key: &[u8], bytes: &[u8]) -> Result<Entry, Junk> {
     from.end(entry)
 }
 
-fn entry_check(key: &[u8], bytes: &[u8]) -> [u8; 4] {
+/// What a scan wants of an entry: the name and the stamp of every version, without a copy of its text.
+pub fn skim_entry(key: &[u8], bytes: &[u8], mut version: impl FnMut(Dot, Hlc)) -> Result<(), Junk> {
+    let mut from = stamped(key, bytes)?;
+    let plain = from.byte()? == PLAIN;
+    let count = if plain { 1 } else { from.number()? };
+    for _ in 0..count {
+        let head = from.version_head()?;
+        from.take(head.stored)?;
+        version(head.dot, head.hlc);
+    }
+    if !plain {
+        from.vector()?;
+    }
+    from.end(())
+}
+
+/// Puts the check in front of an item, for which 4 bytes are left.
+fn stamp(key: &[u8], mut item: Vec<u8>) -> Vec<u8> {
+    let check = check(key, &item[4..]);
+    item[..4].copy_from_slice(&check);
+    item
+}
+
+/// What stands behind an item's check, which must hold.
+fn stamped<'a>(key: &[u8], bytes: &'a [u8]) -> Result<Reader<'a>, Junk> {
+    let mut from = Reader(bytes);
+    if from.array::<4>()? != check(key, from.0) {
+        return Err(Junk);
+    }
+    Ok(from)
+}
+
+/// Bound to the key, so that an item under another key is junk.
+fn check(key: &[u8], bytes: &[u8]) -> [u8; 4] {
     (xxh3_64_with_seed(bytes, xxh3_64(key)) as u32).to_be_bytes()
 }
 
-/// What the log says of one event: which key it touched, and which versions lived there before.
+/// What the log says of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its number at the origin.
+    pub seq: u64,
+    /// The tree of the key that it touched.
+    pub kind: Kind,
+    /// That key.
+    pub key: Vec<u8>,
+    /// The versions that were live at this node before the unit; `None` when an earlier event of the unit tells.
+    pub before: Option<Vec<Dot>>,
+}
+
+/// A row of the log: a stretch of one origin's events that one unit logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The key's tree.
-    pub kind: Kind,
-    /// The key.
-    pub key: Vec<u8>,
-    /// The versions that were live at this node just before the commit touched the key.
-    pub before: Vec<Dot>,
+    /// The event by which it is named: the first of the stretch.
+    pub first: Dot,
+    /// The last event that it stands for.
+    pub through: u64,
+    /// Its events, by seq; one may be missing where something newer in the same unit stands for it.
+    pub events: Vec<Event>,
+    /// Versions that the unit brought in without their events.
+    pub brought: Vec<Dot>,
+    /// Did the unit forget what it had to know until then?
+    pub forgot: bool,
 }
 
-/// A row's bytes in the log of `origin`.
-pub fn encode_row(origin: NodeId, kind: Kind, key: &[u8], before: &[Dot]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(12 + key.len());
-    out.push(kind as u8);
-    put_number(&mut out, before.len() as u64);
-    for dot in before {
-        let foreign = dot.origin != origin;
-        put_number(&mut out, dot.seq << 1 | u64::from(foreign));
-        if foreign {
-            out.extend(dot.origin.0.to_be_bytes());
+/// The rows of what a unit logs, each with its key, in the order in which they are to be written.
+pub fn encode_rows(unit: &Unit) -> Vec<(Row, Vec<u8>)> {
+    let mut rows = Vec::new();
+    let mut told = HashSet::new();
+    let mut brought: Vec<Dot> = unit.brought().collect();
+    for (origin, stretch) in unit.stretches() {
+        let open = |first: u64| {
+            let (events, brought) = (Vec::new(), Vec::new());
+            Row { first: Dot::new(origin, first), through: first, events, brought, forgot: unit.forgot() }
+        };
+        let mut row = open(stretch.after + 1);
+        row.brought.append(&mut brought);
+        let mut bytes = row.brought.len() * DOT_BYTES_MAX;
+        for (seq, place) in &stretch.events {
+            if bytes >= LOG_ROW_BYTES {
+                let next = open(row.events.last().map_or(*seq, |event| event.seq + 1));
+                row.through = next.first.seq - 1;
+                rows.push(std::mem::replace(&mut row, next));
+                bytes = 0;
+            }
+            let touch = unit.at(*place);
+            let before = told.insert(*place).then(|| touch.before.clone());
+            bytes += touch.key.len() + 8 + before.as_ref().map_or(0, |dots| dots.len() * DOT_BYTES_MAX);
+            row.events.push(Event { seq: *seq, kind: touch.kind, key: touch.key.clone(), before });
         }
+        row.through = stretch.through;
+        rows.push(row);
     }
-    out.extend(key);
-    out
+    let with_bytes = |row: Row| {
+        let bytes = encode_row(&row);
+        (row, bytes)
+    };
+    rows.into_iter().map(with_bytes).collect()
 }
 
-/// The row that these bytes hold in the log of `origin`.
-pub fn decode_row(origin: NodeId, bytes: &[u8]) -> Result<Row, Junk> {
-    let mut from = Reader(bytes);
-    let kind = kind(from.byte()?)?;
-    let count = from.number()?;
-    let mut before = Vec::new();
-    for _ in 0..count {
-        let number = from.number()?;
-        let origin = if number & 1 == 1 { NodeId(from.fixed()?) } else { origin };
-        before.push(Dot::new(origin, number >> 1));
+/// Most bytes of a dot, in a row.
+const DOT_BYTES_MAX: usize = 18;
+
+fn encode_row(row: &Row) -> Vec<u8> {
+    let mut out = vec![0, 0, 0, 0, u8::from(row.forgot)];
+    put_number(&mut out, row.through - row.first.seq);
+    put_number(&mut out, row.events.len() as u64);
+    let (mut next, mut last) = (row.first.seq, &[][..]);
+    for event in &row.events {
+        let one = match event.before.as_deref() {
+            Some([only]) if only.origin == row.first.origin => Some(only.seq),
+            _ => None,
+        };
+        let skipped = event.seq - next;
+        let told = match (&event.before, one) {
+            (None, _) => TOLD,
+            (_, Some(_)) => ONE,
+            _ => 0,
+        };
+        out.push(event.kind as u8 | if skipped > 0 { SKIPPED } else { 0 } | told);
+        if skipped > 0 {
+            put_number(&mut out, skipped);
+        }
+        let shared = last.iter().zip(&event.key).take_while(|(a, b)| a == b).count();
+        put_number(&mut out, shared as u64);
+        put_number(&mut out, (event.key.len() - shared) as u64);
+        out.extend(&event.key[shared..]);
+        match (&event.before, one) {
+            (None, _) => {}
+            (_, Some(seq)) => put_number(&mut out, seq),
+            (Some(before), None) => put_dots(&mut out, row.first.origin, before),
+        }
+        (next, last) = (event.seq + 1, &event.key);
     }
-    Ok(Row { kind, key: from.0.to_vec(), before })
+    put_dots(&mut out, row.first.origin, &row.brought);
+    stamp(&change_key(row.first), out)
+}
+
+const SKIPPED: u8 = 4;
+const TOLD: u8 = 8;
+const ONE: u8 = 16;
+
+/// The row that these bytes hold under the name of its first event.
+pub fn decode_row(first: Dot, bytes: &[u8]) -> Result<Row, Junk> {
+    let mut from = stamped(&change_key(first), bytes)?;
+    if first.seq == 0 {
+        return Err(Junk);
+    }
+    let forgot = from.byte()? == 1;
+    let through = first.seq.checked_add(from.number()?).ok_or(Junk)?;
+    let count = from.number()?;
+    let (mut next, mut events) = (first.seq, Vec::<Event>::new());
+    for _ in 0..count {
+        let flags = from.byte()?;
+        let skipped = if flags & SKIPPED != 0 { from.number()? } else { 0 };
+        let seq = next.checked_add(skipped).ok_or(Junk)?;
+        let (shared, rest) = (from.length()?, from.length()?);
+        let last = events.last().map_or(&[][..], |event| &event.key);
+        let mut key = last.get(..shared).ok_or(Junk)?.to_vec();
+        key.extend_from_slice(from.take(rest)?);
+        let before = match (flags & TOLD != 0, flags & ONE != 0) {
+            (true, _) => None,
+            (_, true) => Some(vec![Dot::new(first.origin, from.number()?)]),
+            _ => Some(from.dots(first.origin)?),
+        };
+        events.push(Event { seq, kind: kind(flags & 3)?, key, before });
+        next = seq.checked_add(1).ok_or(Junk)?;
+    }
+    let brought = from.dots(first.origin)?;
+    from.end(Row { first, through, events, brought, forgot })
 }
 
 /// What a commit leaves behind of a replica's small part.
@@ -124,6 +258,8 @@ pub struct Summary {
     pub totals: Totals,
     /// `vv` before the last unit of writing: rows after it may still have garbage to drop.
     pub unit: VersionVector,
+    /// Are rows beyond `vv` in the totals already? Only while a recovery is under way.
+    pub counted: bool,
 }
 
 /// A summary's bytes.
@@ -136,6 +272,7 @@ pub fn encode_summary(summary: &Summary) -> Vec<u8> {
     put_number(&mut out, summary.totals.versions);
     out.extend(summary.totals.digest.0.to_be_bytes());
     put_vector(&mut out, &summary.unit);
+    out.push(u8::from(summary.counted));
     let check = xxh3_64(&out[8..]).to_be_bytes();
     out[..8].copy_from_slice(&check);
     out
@@ -153,7 +290,8 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, Junk> {
     let (keys, versions) = (from.number()?, from.number()?);
     let digest = Digest(u128::from_be_bytes(from.array()?));
     let unit = from.vector()?;
-    from.end(Summary { vv, floor, clock, totals: Totals { keys, versions, digest }, unit })
+    let counted = from.byte()? == 1;
+    from.end(Summary { vv, floor, clock, totals: Totals { keys, versions, digest }, unit, counted })
 }
 
 /// The tree that a byte of a row or an index key names.
@@ -195,6 +333,29 @@ fn put_version(out: &mut Vec<u8>, version: &Version) {
         Value::Inline(text) => out.extend(text),
         Value::Chunked { checksum, .. } => out.extend(checksum.to_be_bytes()),
     }
+}
+
+fn put_dots(out: &mut Vec<u8>, origin: NodeId, dots: &[Dot]) {
+    put_number(out, dots.len() as u64);
+    for dot in dots {
+        let foreign = dot.origin != origin;
+        put_number(out, dot.seq << 1 | u64::from(foreign));
+        if foreign {
+            out.extend(dot.origin.0.to_be_bytes());
+        }
+    }
+}
+
+/// What stands before a version's text.
+struct Head {
+    dot: Dot,
+    hlc: Hlc,
+    expires_at_ms: Option<u64>,
+    chunked: bool,
+    /// Length of the text.
+    bytes: u64,
+    /// How many bytes follow here.
+    stored: usize,
 }
 
 /// What is left to decode.
@@ -244,16 +405,37 @@ impl<'a> Reader<'a> {
         Ok(vector)
     }
 
-    fn version(&mut self) -> Result<Version, Junk> {
+    fn length(&mut self) -> Result<usize, Junk> {
+        usize::try_from(self.number()?).map_err(|_| Junk)
+    }
+
+    fn dots(&mut self, origin: NodeId) -> Result<Vec<Dot>, Junk> {
+        let count = self.number()?;
+        let dot = |_| {
+            let number = self.number()?;
+            let origin = if number & 1 == 1 { NodeId(self.fixed()?) } else { origin };
+            Ok(Dot::new(origin, number >> 1))
+        };
+        (0..count).map(dot).collect()
+    }
+
+    fn version_head(&mut self) -> Result<Head, Junk> {
         let dot = Dot::new(NodeId(self.fixed()?), self.number()?);
         let hlc = Hlc(self.fixed()?);
         let flags = self.byte()?;
         let expires_at_ms = if flags & EXPIRES != 0 { Some(self.number()?) } else { None };
         let bytes = self.number()?;
-        let value = if flags & CHUNKED != 0 {
-            Value::Chunked { bytes, checksum: self.fixed()? }
-        } else {
-            Value::Inline(self.take(usize::try_from(bytes).map_err(|_| Junk)?)?.to_vec())
+        let chunked = flags & CHUNKED != 0;
+        let stored = if chunked { Ok(8) } else { usize::try_from(bytes) };
+        let stored = stored.map_err(|_| Junk)?;
+        Ok(Head { dot, hlc, expires_at_ms, chunked, bytes, stored })
+    }
+
+    fn version(&mut self) -> Result<Version, Junk> {
+        let Head { dot, hlc, expires_at_ms, chunked, bytes, stored } = self.version_head()?;
+        let value = match chunked {
+            true => Value::Chunked { bytes, checksum: self.fixed()? },
+            false => Value::Inline(self.take(stored)?.to_vec()),
         };
         Ok(Version { dot, hlc, expires_at_ms, value })
     }
@@ -299,11 +481,31 @@ mod tests {
         }
 
         #[test]
-        fn rows_come_back(origin in 0..4u64, key in proptest::collection::vec(any::<u8>(), 1..20), before in dots()) {
-            let origin = NodeId(origin << 40);
-            let row = Row { kind: Kind::Membership, key, before };
-            let bytes = encode_row(origin, row.kind, &row.key, &row.before);
-            prop_assert_eq!(decode_row(origin, &bytes), Ok(row));
+        fn rows_come_back(
+            origin in 0..4u64,
+            first in 1..u64::MAX >> 2,
+            keyed in proptest::collection::vec(("[ab]{1,6}", 0..3u64, proptest::option::of(dots())), 0..9),
+            brought in dots(),
+        ) {
+            let first = Dot::new(NodeId(origin << 40), first);
+            let mut seq = first.seq;
+            let events = keyed.into_iter().map(|(key, skipped, before)| {
+                seq += skipped + 1;
+                Event { seq: seq - 1, kind: Kind::Membership, key: key.into_bytes(), before }
+            });
+            let events: Vec<Event> = events.collect();
+            let row = Row { first, through: first.seq + 40, events, brought, forgot: first.seq % 2 == 1 };
+            let bytes = encode_row(&row);
+            prop_assert_eq!(decode_row(Dot::new(first.origin, 0), &bytes), Err(Junk));
+            prop_assert_eq!(decode_row(first, &bytes), Ok(row));
+        }
+
+        #[test]
+        fn a_skimmed_entry_tells_its_versions(entry in entries()) {
+            let mut seen = Vec::new();
+            let bytes = encode_entry(b"key", &entry);
+            prop_assert_eq!(skim_entry(b"key", &bytes, |dot, hlc| seen.push((dot, hlc))), Ok(()));
+            prop_assert!(entry.versions().iter().map(|v| (v.dot, v.hlc)).eq(seen));
         }
 
         #[test]
@@ -314,6 +516,7 @@ mod tests {
                 clock: Clock::from(Hlc(keys ^ 5)),
                 totals: Totals { keys, versions: keys / 2, digest: Digest(digest) },
                 unit: vv.into_iter().take(1).collect(),
+                counted: keys % 2 == 1,
             };
             prop_assert_eq!(decode_summary(&encode_summary(&summary)), Ok(summary));
         }
@@ -323,7 +526,8 @@ mod tests {
             // Never a panic; a random check value does not fit.
             prop_assert_eq!(decode_entry(b"k", &bytes), Err(Junk));
             prop_assert_eq!(decode_summary(&bytes), Err(Junk));
-            let _ = decode_row(NodeId(1), &bytes);
+            prop_assert_eq!(decode_row(Dot::new(NodeId(1), 1), &bytes), Err(Junk));
+            prop_assert_eq!(skim_entry(b"k", &bytes, |_, _| {}), Err(Junk));
         }
 
         #[test]

@@ -2,36 +2,38 @@
 //!
 //! Group commit comes by itself: while one commit is on its way to the disk, the next one's writes queue up.
 //!
-//! A commit is plain inserts, in an order in which every prefix can be repaired (`recover.rs`): per key the row of the
-//! log, then chunks and index row, then the entry; after all keys the summary; after the summary the garbage. A sled
-//! transaction over the trees, or a batch a tree, would be atomic by themselves, but shut every reader out while they
-//! run, cost a second fdatasync a commit, and a quarter to two fifths more CPU (`docs/performance.md`).
+//! A commit is one unit, made in memory from everything that was taken, and written as plain inserts in an order in
+//! which every prefix can be repaired (`apply.rs`). A sled transaction over the trees, or a batch a tree, would be
+//! atomic by themselves, but shut every reader out while they run, cost a second fdatasync a commit, and a quarter to
+//! two fifths more CPU (`docs/performance.md`).
 //!
 //! Order of the world: *persist, then publish, then answer*. Nobody is told anything that a crash could take back: even
 //! a refusal shows what the key holds, so it too waits for the flush. Any error of the storage ends the process: sled's
 //! errors are sticky, and what is in memory is then ahead of the disk.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::codec::{self, Summary};
+use super::apply::Applier;
 use super::disk::{Disk, Room};
 use super::durable;
 use super::error::{Error, Rejection};
-use super::progress::Progress;
 use super::recover::Found;
-use super::trees::{Trees, change_key, expiry_key, meta, read_expiry_key};
+use super::trees::{Trees, read_expiry_key};
+use super::watchdog::Watchdog;
 use super::{Published, Shared};
 use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_WRITES_MAX, EXPIRED_PER_COMMIT_MAX, EXPIRY_GRACE_MS, EXPIRY_PAUSE_MS,
-    SIBLINGS_MAX, VALUE_INLINE_BYTES_MAX,
+    COMMIT_BYTES_MAX, COMMIT_DISCARD_BYTES_MAX, COMMIT_WRITES_MAX, EXPIRED_PER_COMMIT_MAX, EXPIRY_GRACE_MS,
+    EXPIRY_PAUSE_MS, SIBLINGS_MAX,
 };
-use crate::replica::{Dot, Entry, Kind, Replaces, Replica, Token, Value, Version, VersionVector, Write};
+use crate::replica::{
+    Dot, Entry, Kind, Place, Replaces, Replica, Token, Unit, Value, Version, VersionVector, Write,
+};
 
 /// What the committer is sent.
 pub enum Message {
@@ -126,25 +128,27 @@ impl From<Error> for Refusal {
     }
 }
 
-/// What to drop once the summary stands.
-enum Garbage {
-    Row(Dot),
-    Chunks(Dot),
-    Expiry(u64, Kind, Vec<u8>),
-}
+/// A request, and whom to answer.
+type Asked = (Request, oneshot::Sender<Result<Written, Rejection>>);
 
 /// The committer's own things; nobody else writes to the trees or the replica.
 pub struct Committer {
     trees: Trees,
     replica: Replica,
-    progress: Progress,
+    applier: Applier,
     disk: Disk,
     inbox: Receiver<Message>,
     shared: Arc<Shared>,
+    watchdog: Watchdog,
     now_ms: fn() -> u64,
+    /// Taken from the inbox and not yet performed.
+    batch: VecDeque<Asked>,
+    /// The unit that is being made.
+    unit: Unit,
+    /// Bytes in chunks that the unit puts aside.
+    discarded: u64,
     /// The commit that is being made, from 1.
     commit: u64,
-    garbage: Vec<Garbage>,
     /// When to look at the expiry index; `None` while it is empty.
     look_ms: Option<u64>,
 }
@@ -156,94 +160,89 @@ impl Committer {
         disk: Disk,
         inbox: Receiver<Message>,
         shared: Arc<Shared>,
+        watchdog: Watchdog,
         now_ms: fn() -> u64,
     ) -> Committer {
-        let Found { trees, replica, progress, .. } = found;
-        let garbage = Vec::new();
+        let Found { trees, replica, changes, progress, .. } = found;
         Committer {
+            applier: Applier::new(trees.clone(), changes, progress),
             trees,
             replica,
-            progress,
             disk,
             inbox,
             shared,
+            watchdog,
             now_ms,
+            batch: VecDeque::new(),
+            unit: Unit::new(),
+            discarded: 0,
             commit: 1,
-            garbage,
             look_ms: Some(0),
         }
     }
 
-    /// Works until it is told to stop.
+    /// Works until it is told to stop, and everything that was taken is answered.
     pub fn run(mut self) {
-        let mut batch = Vec::new();
-        loop {
-            let stop = self.gather(&mut batch);
-            self.shared.busy(true);
-            if let Err(error) = self.commit(&mut batch) {
-                durable::end_process(error.exit(), &error.to_string());
-            }
-            self.shared.busy(false);
-            if stop {
-                break;
-            }
+        let mut stop = false;
+        while !(stop && self.batch.is_empty()) {
+            stop = stop || self.gather();
+            or_end(self.watchdog.clone().guard(|| self.commit()));
         }
-        if let Err(error) = self.progress.sync() {
-            durable::end_process(error.exit(), &error.to_string());
-        }
+        or_end(self.watchdog.guard(|| self.applier.close()));
     }
 
-    /// Waits for work and takes all of it that fits into one commit; `true` when it is the last.
-    fn gather(&mut self, batch: &mut Vec<(Request, oneshot::Sender<Result<Written, Rejection>>)>) -> bool {
-        let first = match self.look_ms {
-            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => {
-                let pause = at.saturating_sub((self.now_ms)());
-                self.inbox.recv_timeout(Duration::from_millis(pause))
-            }
-        };
+    /// Waits for work when there is none, and takes all of it that fits into one commit; `true` when it is the last.
+    fn gather(&mut self) -> bool {
+        let mut next = if self.batch.is_empty() { self.wait() } else { Ok(None) };
         let mut bytes = 0;
-        let mut next = match first {
-            Ok(message) => message,
-            Err(RecvTimeoutError::Timeout) => return false,
-            Err(RecvTimeoutError::Disconnected) => return true,
-        };
         loop {
             match next {
-                Message::Stop => return true,
-                Message::Write(request, reply) => {
+                Ok(Some(Message::Write(request, reply))) => {
                     if let Action::Put(text, _) = &request.action {
                         bytes += text.len();
                     }
-                    batch.push((request, reply));
+                    self.batch.push_back((request, reply));
                 }
+                Ok(Some(Message::Stop)) | Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => return false,
+                Ok(None) => {}
             }
-            if batch.len() >= COMMIT_WRITES_MAX || bytes >= COMMIT_BYTES_MAX {
+            if self.batch.len() >= COMMIT_WRITES_MAX || bytes >= COMMIT_BYTES_MAX {
                 return false;
             }
             match self.inbox.try_recv() {
-                Ok(message) => next = message,
+                Ok(message) => next = Ok(Some(message)),
                 Err(_) => return false,
             }
         }
     }
 
-    /// One commit, from decision to answer.
-    fn commit(
-        &mut self,
-        batch: &mut Vec<(Request, oneshot::Sender<Result<Written, Rejection>>)>,
-    ) -> Result<(), Error> {
-        let now_ms = (self.now_ms)();
-        self.disk.look()?;
-        let unit = self.replica.vv().clone();
-        if self.look_ms.is_some_and(|at| at <= now_ms) {
-            match self.disk.room() {
-                Room::None => self.look_ms = Some(now_ms + EXPIRY_PAUSE_MS),
-                _ => self.expire(now_ms)?,
+    fn wait(&mut self) -> Result<Option<Message>, RecvTimeoutError> {
+        match self.look_ms {
+            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => {
+                let pause = at.saturating_sub((self.now_ms)());
+                self.inbox.recv_timeout(Duration::from_millis(pause))
             }
         }
-        let mut answers = Vec::with_capacity(batch.len());
-        for (request, reply) in batch.drain(..) {
+        .map(Some)
+    }
+
+    /// One commit, from decision to answer.
+    fn commit(&mut self) -> Result<(), Error> {
+        let now_ms = (self.now_ms)();
+        self.disk.look()?;
+        let before = self.replica.vv().clone();
+        let looks = self.look_ms.is_some_and(|at| at <= now_ms);
+        let due = if looks { self.expire(now_ms)? } else { Due::Later };
+        let mut answers = Vec::with_capacity(self.batch.len());
+        let mut bytes = 0;
+        // One more is performed whatever it takes, then the rest waits for the next commit.
+        while bytes < COMMIT_BYTES_MAX && self.discarded < COMMIT_DISCARD_BYTES_MAX {
+            let Some((request, reply)) = self.batch.pop_front() else { break };
+            if let Action::Put(text, _) = &request.action {
+                bytes += text.len();
+            }
             let answer = match self.perform(request, now_ms) {
                 Ok(written) => Ok(written),
                 Err(Refusal::Client(rejection)) => Err(rejection),
@@ -251,59 +250,45 @@ impl Committer {
             };
             answers.push((reply, answer));
         }
-        if *self.replica.vv() != unit {
-            self.seal(unit)?;
-        }
+        let sealed = self.seal(before)?;
         self.shared.waiting.fetch_sub(answers.len() as u64, Ordering::Relaxed);
         for (reply, answer) in answers {
             // A client that went away meanwhile does not want to know.
             let _ = reply.send(answer);
         }
+        if sealed {
+            self.applier.settle(self.replica.vv())?;
+        }
+        if looks {
+            self.look_ms = self.next_look(due, now_ms)?;
+        }
         Ok(())
     }
 
-    /// Summary, garbage, disk; then the commit may be seen.
-    fn seal(&mut self, unit: VersionVector) -> Result<(), Error> {
-        let replica = &self.replica;
-        let me = replica.me();
-        let events = replica.vv().get(me) - unit.get(me);
-        let summary = Summary {
-            vv: replica.vv().clone(),
-            floor: replica.floor().clone(),
-            clock: replica.clock(),
-            totals: *replica.totals(),
-            unit,
-        };
-        self.trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;
-        for garbage in std::mem::take(&mut self.garbage) {
-            match garbage {
-                Garbage::Row(dot) => {
-                    self.trees.changes.remove(change_key(dot))?;
-                }
-                Garbage::Chunks(dot) => self.trees.remove_chunks(dot)?,
-                Garbage::Expiry(at, kind, key) => {
-                    let entry = self.trees.entry(kind, &key)?;
-                    if !entry.versions().iter().any(|version| version.expires_at_ms == Some(at)) {
-                        self.trees.expiry.remove(expiry_key(at, kind, &key))?;
-                    }
-                }
-            }
+    /// Puts the unit on the disk; then it may be seen. `false` when there is nothing in it.
+    fn seal(&mut self, before: VersionVector) -> Result<bool, Error> {
+        let unit = std::mem::take(&mut self.unit);
+        self.discarded = 0;
+        if unit.is_empty() {
+            return Ok(false);
         }
-        self.trees.db.flush()?;
-        self.progress.note(self.replica.vv())?;
+        let me = self.replica.me();
+        let events = self.replica.vv().get(me) - before.get(me);
+        self.applier.apply(unit, &mut self.replica, before, &self.shared.watermark, self.commit)?;
         self.shared.watermark.raise(self.commit);
         self.commit += 1;
         self.shared.metrics.commits.one();
         self.shared.metrics.writes.add(events);
         self.shared.publish(Published::of(&self.replica));
-        Ok(())
+        Ok(true)
     }
 
     /// Decides one request by what the key holds at this moment of the commit.
     fn perform(&mut self, request: Request, now_ms: u64) -> Result<Written, Refusal> {
         let Request { kind, key, action, condition, token, room: _held } = request;
         let refuse = |rejection| Err(Refusal::Client(rejection));
-        let held = self.trees.entry(kind, &key)?;
+        let place = self.unit.load(kind, &key, &self.trees)?;
+        let held = &self.unit.at(place).entry;
         let current = held.token(now_ms);
         if !condition.holds(current.as_ref()) {
             return refuse(Rejection::Precondition(current));
@@ -334,69 +319,40 @@ impl Committer {
         }
         let expires_at_ms = ttl_ms.map(|ttl| now_ms.saturating_add(ttl));
         let replaces = token.map_or(Replaces::All, Replaces::Named);
-        let dot = self.write(kind, key, held, replaces, value, expires_at_ms, now_ms);
-        Ok(Written { dot: dot.map_err(Refusal::Storage)?, created: current.is_none() })
+        let value = value.map(|text| (Value::Inline(text), expires_at_ms));
+        let dot = self.write(place, Write { replaces, value }, now_ms);
+        Ok(Written { dot, created: current.is_none() })
     }
 
-    /// Writes one event, in the order that recovery relies on.
-    #[expect(clippy::too_many_arguments, reason = "one event, taken apart once")]
-    fn write(
-        &mut self,
-        kind: Kind,
-        key: Vec<u8>,
-        held: Entry,
-        replaces: Replaces,
-        text: Option<Vec<u8>>,
-        expires_at_ms: Option<u64>,
-        now_ms: u64,
-    ) -> Result<Dot, Error> {
-        self.shared.watermark.mark(&key, self.commit);
-        let special = |v: &&Version| v.expires_at_ms.is_some() || matches!(v.value, Value::Chunked { .. });
-        let special: Vec<Version> = held.versions().iter().filter(special).cloned().collect();
-        let mut large = None;
-        let value = text.map(|text| {
-            if text.len() <= VALUE_INLINE_BYTES_MAX {
-                return (Value::Inline(text), expires_at_ms);
-            }
-            let value = Value::Chunked { bytes: text.len() as u64, checksum: xxh3_64(&text) };
-            large = Some(text);
-            (value, expires_at_ms)
-        });
-        let touch = self.replica.write(kind, key, held, Write { replaces, value }, now_ms);
-        let dot = touch.logged[0];
-        let row = codec::encode_row(dot.origin, kind, &touch.key, &touch.before);
-        self.trees.changes.insert(change_key(dot), row)?;
-        if let Some(text) = large {
-            self.trees.put_chunks(dot, &text)?;
-        }
-        if let Some(at) = expires_at_ms {
-            self.trees.expiry.insert(expiry_key(at, kind, &touch.key), &[])?;
+    /// One event.
+    fn write(&mut self, place: Place, write: Write, now_ms: u64) -> Dot {
+        if let Some((_, Some(at))) = write.value {
             self.look_ms = Some(self.look_ms.map_or(at, |look| look.min(at)));
         }
-        for old in special.into_iter().filter(|old| !touch.entry.holds(old.dot)) {
-            if let Some(at) = old.expires_at_ms {
-                self.garbage.push(Garbage::Expiry(at, kind, touch.key.clone()));
-            }
-            if let Value::Chunked { .. } = old.value {
-                self.garbage.push(Garbage::Chunks(old.dot));
-            }
-        }
-        self.garbage.extend(touch.forgotten.iter().map(|&dot| Garbage::Row(dot)));
-        self.trees.put_entry(kind, &touch.key, touch.entry)?;
-        Ok(dot)
+        let chunked = |entry: &Entry| -> u64 {
+            let chunked = entry.versions().iter().filter(|v| matches!(v.value, Value::Chunked { .. }));
+            chunked.map(|version| version.value.bytes()).sum()
+        };
+        let held = chunked(&self.unit.at(place).entry);
+        let dot = self.replica.write(&mut self.unit, place, write, now_ms);
+        self.discarded += held - chunked(&self.unit.at(place).entry);
+        dot
     }
 
     /// Removes versions whose time has come: an ordinary delete, by the node that wrote the version, or by any member
     /// once the time is `EXPIRY_GRACE_MS` past.
-    fn expire(&mut self, now_ms: u64) -> Result<(), Error> {
+    fn expire(&mut self, now_ms: u64) -> Result<Due, Error> {
+        if self.disk.room() == Room::None {
+            return Ok(Due::Later);
+        }
         let due = ..(now_ms + 1).to_be_bytes();
         let rows = self.trees.expiry.range(due).take(EXPIRED_PER_COMMIT_MAX);
         let rows = rows.map(|row| Ok(row?.0)).collect::<Result<Vec<sled::IVec>, Error>>()?;
-        let more = rows.len() == EXPIRED_PER_COMMIT_MAX;
         let mut removed = false;
         for row in &rows {
             let (at, kind, key) = read_expiry_key(row)?;
-            let held = self.trees.entry(kind, key)?;
+            let place = self.unit.load(kind, key, &self.trees)?;
+            let held = &self.unit.at(place).entry;
             let mine = |v: &&Version| v.dot.origin == self.replica.me() || at + EXPIRY_GRACE_MS <= now_ms;
             let timed = || held.versions().iter().filter(|v| v.expires_at_ms == Some(at));
             if timed().next().is_none() {
@@ -408,16 +364,36 @@ impl Committer {
                 removed = true;
                 self.shared.metrics.expired.add(dead.len() as u64);
                 let replaces = Replaces::Named(Token::new(dead));
-                self.write(kind, key.to_vec(), held, replaces, None, None, now_ms)?;
+                self.write(place, Write { replaces, value: None }, now_ms);
+            }
+            if self.discarded >= COMMIT_DISCARD_BYTES_MAX {
+                return Ok(Due::Now);
             }
         }
-        if more && removed {
-            self.look_ms = Some(now_ms);
-            return Ok(());
+        Ok(if removed && rows.len() == EXPIRED_PER_COMMIT_MAX { Due::Now } else { Due::Later })
+    }
+
+    /// When to look at the expiry index again.
+    fn next_look(&self, due: Due, now_ms: u64) -> Result<Option<u64>, Error> {
+        if due == Due::Now {
+            return Ok(Some(now_ms));
         }
         let next = self.trees.expiry.iter().next().transpose()?;
         let next = next.map(|(row, _)| read_expiry_key(&row).map(|(at, ..)| at)).transpose()?;
-        self.look_ms = next.map(|at| at.max(now_ms + EXPIRY_PAUSE_MS));
-        Ok(())
+        Ok(next.map(|at| at.max(now_ms + EXPIRY_PAUSE_MS)))
     }
+}
+
+/// An error of the storage ends the process.
+fn or_end(done: Result<(), Error>) {
+    if let Err(error) = done {
+        durable::end_process(error.exit(), &error.to_string());
+    }
+}
+
+/// Is more due than one commit may remove?
+#[derive(PartialEq, Eq)]
+enum Due {
+    Now,
+    Later,
 }

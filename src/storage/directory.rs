@@ -204,24 +204,19 @@ pub fn missing_ballast(directory: &Path) -> u64 {
     if kept { 0 } else { BALLAST_BYTES }
 }
 
-/// The ballast: kept while there is room, given back when sled could not open for lack of it.
-pub fn set_ballast(directory: &Path, keep: bool) {
+/// Gives the ballast back.
+pub fn drop_ballast(directory: &Path) {
+    let _ = fs::remove_file(directory.join("BALLAST"));
+}
+
+/// Takes the ballast. `Err` says why it can't be had; then nothing is left of it.
+pub fn take_ballast(directory: &Path) -> io::Result<()> {
     let path = directory.join("BALLAST");
-    if !keep {
-        let _ = fs::remove_file(path);
-        return;
-    }
-    if missing_ballast(directory) == 0 {
-        return;
-    }
     let made = File::create(&path).and_then(|file| {
         let flags = rustix::fs::FallocateFlags::empty();
         Ok(rustix::fs::fallocate(&file, flags, 0, BALLAST_BYTES)?)
     });
-    if let Err(e) = made {
-        log::debug!("no ballast kept at {}: {e}", path.display());
-        let _ = fs::remove_file(path);
-    }
+    made.inspect_err(|_| drop_ballast(directory))
 }
 
 fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {

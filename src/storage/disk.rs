@@ -1,8 +1,9 @@
 //! How much room the file system has, and when writes must stop: before sled meets a full disk, which it does not survive.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::{missing_ballast, set_ballast};
+use super::directory::{drop_ballast, missing_ballast, take_ballast};
 use super::error::Error;
 use crate::limits::{BALLAST_BYTES, DISK_RESERVE_MIB, WRITTEN_PER_BYTE_MAX};
 
@@ -13,6 +14,8 @@ pub struct Disk {
     /// Free bytes, less what the ballast lacks and what the commit under way may take.
     left_bytes: u64,
     full: bool,
+    /// The file system can't reserve space: there will be no ballast.
+    no_ballast: bool,
 }
 
 /// What may still be written.
@@ -34,10 +37,16 @@ impl Disk {
         let (least, most) = DISK_RESERVE_MIB;
         let default = (size / 20).clamp(least << 20, most << 20);
         if free < BALLAST_BYTES {
-            set_ballast(directory, false);
+            drop_ballast(directory);
         }
         let reserve_bytes = reserve_bytes.unwrap_or(default);
-        Ok(Disk { directory: directory.to_owned(), reserve_bytes, left_bytes: 0, full: false })
+        Ok(Disk {
+            directory: directory.to_owned(),
+            reserve_bytes,
+            left_bytes: 0,
+            full: false,
+            no_ballast: false,
+        })
     }
 
     /// Free space below which writes stop.
@@ -46,14 +55,20 @@ impl Disk {
     }
 
     /// Takes the ballast (back) when there is room: the next start may need it.
-    pub fn keep_ballast(&self) {
-        set_ballast(&self.directory, true);
+    pub fn keep_ballast(&mut self) {
+        if self.no_ballast || missing_ballast(&self.directory) == 0 {
+            return;
+        }
+        if let Err(e) = take_ballast(&self.directory) {
+            self.no_ballast = e.kind() != io::ErrorKind::StorageFull;
+            log::debug!("no ballast is kept: {e}");
+        }
     }
 
     /// Asks the file system; once a commit, since a commit may take as much as the whole reserve.
     pub fn look(&mut self) -> Result<(), Error> {
         let (free, _) = space(&self.directory)?;
-        let owed = missing_ballast(&self.directory);
+        let owed = if self.no_ballast { 0 } else { missing_ballast(&self.directory) };
         self.left_bytes = free.saturating_sub(owed);
         let full = self.room() != Room::Plenty;
         if full != self.full {

@@ -9,6 +9,8 @@
 //! 2. no read shows what a crash could take back;
 //! 3. an error of sled ends the process: nothing is served from memory that is ahead of the disk.
 
+mod apply;
+mod changes;
 mod codec;
 mod committer;
 mod directory;
@@ -19,6 +21,7 @@ mod migrate;
 mod progress;
 mod recover;
 mod trees;
+mod watchdog;
 mod watermark;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -34,12 +37,16 @@ pub use committer::{Action, Condition, Request, Tags, Written};
 pub use directory::{FORMAT, Tenant, tenant};
 pub use durable::{end_process, sync_calls};
 pub use error::{Error, Rejection};
+pub use trees::read_row;
+use watchdog::Watchdog;
 use watermark::Watermark;
 
 use crate::exit::Exit;
-use crate::limits::{CHUNK_READ_RETRIES_MAX, WATCHDOG_PAUSE_MS};
+use crate::limits::CHUNK_READ_RETRIES_MAX;
 use crate::metrics::Metrics;
-use crate::replica::{Clock, Entry, Kind, NodeId, Replica, Totals, Value, Version, VersionVector};
+use crate::replica::{
+    Clock, Entry, Kind, NodeId, Replica, Totals, Trees as _, Value, Version, VersionVector,
+};
 use committer::{Committer, Message};
 use disk::Disk;
 use trees::Trees;
@@ -55,6 +62,8 @@ pub struct Settings {
     pub reserve_bytes: Option<u64>,
     /// How many writes may wait.
     pub queue: usize,
+    /// How much of the change log is kept although every member has it, in bytes.
+    pub log_kept_bytes: usize,
     /// How long a commit may take before the process ends.
     pub commit_deadline: Duration,
     /// Milliseconds since 1970.
@@ -87,9 +96,6 @@ pub struct Shared {
     stopping: AtomicBool,
     /// Writes sent and not yet answered.
     waiting: AtomicU64,
-    /// Milliseconds after `started` when the commit under way began, plus one; 0 when there is none.
-    busy_since: AtomicU64,
-    started: Instant,
 }
 
 /// The replica as of the newest durable commit.
@@ -120,11 +126,6 @@ impl Published {
 }
 
 impl Shared {
-    fn busy(&self, busy: bool) {
-        let since = if busy { self.started.elapsed().as_millis() as u64 + 1 } else { 0 };
-        self.busy_since.store(since, Ordering::Relaxed);
-    }
-
     fn publish(&self, published: Published) {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
     }
@@ -157,10 +158,10 @@ impl Store {
     pub fn open(settings: &Settings, metrics: Arc<Metrics>) -> Result<Store, Error> {
         OPENING.store(true, Ordering::SeqCst);
         let mut directory = directory::Directory::claim(&settings.directory)?;
-        let disk = Disk::claim(&settings.directory, settings.reserve_bytes)?;
-        let found = recover::open(&mut directory, settings.cache_bytes, || {
-            [(settings.random)(), (settings.random)()]
-        })?;
+        let mut disk = Disk::claim(&settings.directory, settings.reserve_bytes)?;
+        let fresh = || [(settings.random)(), (settings.random)()];
+        let watchdog = Watchdog::start(settings.commit_deadline)?;
+        let found = recover::open(&mut directory, settings, &watchdog, fresh)?;
         OPENING.store(false, Ordering::SeqCst);
         let shared = Arc::new(Shared {
             watermark: Watermark::new(),
@@ -168,15 +169,12 @@ impl Store {
             published: Mutex::new(Published::of(&found.replica)),
             stopping: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
-            busy_since: AtomicU64::new(0),
-            started: Instant::now(),
         });
         let (inbox, messages) = sync_channel(settings.queue);
         let (me, reserve_bytes) = (found.replica.me(), disk.reserve_bytes());
         let (trees, cluster) = (found.trees.clone(), found.cluster);
         disk.keep_ballast();
-        let committer = Committer::new(found, disk, messages, shared.clone(), settings.now_ms);
-        watch(trees.db.clone(), shared.clone(), settings.commit_deadline)?;
+        let committer = Committer::new(found, disk, messages, shared.clone(), watchdog, settings.now_ms);
         Ok(Store(Arc::new(Inner {
             trees,
             cluster,
@@ -362,30 +360,6 @@ fn fatal_if_failed<T>(result: Result<T, Error>) -> Result<T, Error> {
         }
         result => result,
     }
-}
-
-/// The watchdog: a flush of sled may hang for ever after an error, and its errors may stay unseen.
-fn watch(db: sled::Db, shared: Arc<Shared>, deadline: Duration) -> Result<(), Error> {
-    thread("watchdog", move || {
-        loop {
-            std::thread::sleep(Duration::from_millis(WATCHDOG_PAUSE_MS));
-            if let Err(e) = db.context.global_error() {
-                durable::end_process(Exit::Failed, &Error::from(e).to_string());
-            }
-            let since = shared.busy_since.load(Ordering::Relaxed);
-            let running = Duration::from_millis(
-                (shared.started.elapsed().as_millis() as u64 + 1).saturating_sub(since),
-            );
-            if since > 0 && running > deadline {
-                let why = format!(
-                    "a commit is not on the disk after {} ms; restart to recover the last one",
-                    deadline.as_millis()
-                );
-                durable::end_process(Exit::Failed, &why);
-            }
-        }
-    })
-    .map(drop)
 }
 
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {

@@ -1,29 +1,32 @@
 //! Opens a data directory, and proves that it holds what was committed before anybody reads it.
 //!
 //! A commit is plain inserts of one thread over several trees; after a crash sled gives back a *prefix* of them. The
-//! order inside a unit of writing (see the committer) makes every prefix either consistent or repairable here:
+//! order inside a unit (see `apply.rs`) makes every prefix either consistent or repairable here:
 //!
-//! 1. *rows, chunks and entries*, key by key, a row before its entry. A unit cut off here leaves rows beyond the
-//!    summary's vector: its tail. Nobody was told of it, so both keeping and dropping it are right: what was applied is
-//!    kept, a last row whose entry never came is dropped.
+//! 1. *rows, then chunks and entries*. A unit cut off here leaves rows beyond the summary's vector: its tail. They name the
+//!    keys that it was about to change, and what lived there before. Nobody was told of it, so both keeping and dropping
+//!    are right: the entries that came are kept; of the node's own events the rest are void, but their numbers are spent,
+//!    and of other origins the rows go, for their events come again.
 //! 2. *the summary*: vectors, clock, counts, digest. It names where its unit began.
-//! 3. *garbage*: superseded rows, chunks and index rows. A unit cut off here leaves some; they are dropped again.
+//! 3. *garbage*: chunks and rows. A unit cut off here leaves some; they are dropped again.
 //!
-//! Then every entry is read and counted, and counts and digest must be what the summary says, corrected by the tail: a row
-//! tells which versions lived before it. This finds what sled silently forgets when a part of its log is damaged.
+//! Then every entry is read and counted, and counts and digest must be what the summary says, corrected by the tail. This
+//! finds what sled silently forgets when a part of its log is damaged.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::changes::{Changes, Kept, ROW_OVERHEAD_BYTES};
 use super::codec::{self, Junk, Row, Summary};
 use super::directory::{Directory, State};
 use super::error::Error;
 use super::progress::Progress;
-use super::trees::{Trees, damaged_entry, meta};
-use super::{durable, migrate};
+use super::trees::{Trees, change_key, damaged_entry, meta, read_row};
+use super::watchdog::Watchdog;
+use super::{Settings, durable, migrate};
 use crate::limits::LOCK_RETRY_MS;
-use crate::replica::{Clock, Dot, Hlc, Kind, NodeId, Replica, Totals, Value, Version, VersionVector};
+use crate::replica::{Clock, Dot, Hlc, Kind, NodeId, Replica, Totals, Trees as _, Value, VersionVector};
 
 /// A store as it was found.
 pub struct Found {
@@ -31,6 +34,8 @@ pub struct Found {
     pub trees: Trees,
     /// The replica as the last commit left it.
     pub replica: Replica,
+    /// The rows of its log.
+    pub changes: Changes,
     /// The cluster that it belongs to.
     pub cluster: u64,
     /// How far the commits got.
@@ -40,11 +45,13 @@ pub struct Found {
 /// Opens what is in the directory, or makes it with `fresh` ids of node and cluster.
 pub fn open(
     directory: &mut Directory,
-    cache_bytes: u64,
+    settings: &Settings,
+    watchdog: &Watchdog,
     fresh: impl FnOnce() -> [u64; 2],
 ) -> Result<Found, Error> {
     directory.repair()?;
-    let db = open_sled(directory, cache_bytes)?;
+    let db = open_sled(directory, settings.cache_bytes)?;
+    watchdog.follow(&db);
     let new = directory.manifest.state == State::Creating;
     migrate::run(&db, if new { 0 } else { directory.manifest.format })?;
     let trees = Trees::of(db)?;
@@ -54,10 +61,13 @@ pub fn open(
         trees.meta.insert(meta::CLUSTER, &cluster.to_be_bytes())?;
         trees.meta.insert(meta::SUMMARY, codec::encode_summary(&Summary::default()))?;
     }
-    prove_sync(&trees)?;
+    watchdog.guard(|| prove_sync(&trees))?;
     let progress = Progress::open(directory.path(), new)?;
     let me = NodeId(trees.id(meta::NODE)?);
-    let summary = recover(&trees, me, |found| if new { Ok(()) } else { progress.check(found) })?;
+    let changes = Changes::new(settings.log_kept_bytes);
+    let check = |found: &_| if new { Ok(()) } else { progress.check(found) };
+    let (summary, changes) = recover(&trees, me, changes, check)?;
+    watchdog.guard(|| trees.db.flush())?;
     progress.note(&summary.vv)?;
     progress.sync()?;
     directory.sync_names()?;
@@ -65,7 +75,7 @@ pub fn open(
         directory.ready()?;
     }
     let replica = Replica::resume(me, summary.vv, summary.floor, summary.clock, summary.totals);
-    Ok(Found { cluster: trees.id(meta::CLUSTER)?, replica, trees, progress })
+    Ok(Found { cluster: trees.id(meta::CLUSTER)?, replica, changes, trees, progress })
 }
 
 fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error> {
@@ -128,93 +138,122 @@ fn prove_sync(trees: &Trees) -> Result<(), Error> {
     Ok(())
 }
 
-/// Finishes or drops what a crash cut off, checks the whole, and leaves it consistent on the disk.
+/// Finishes or drops what a crash cut off, checks the whole, and leaves it consistent; the caller flushes.
 fn recover(
     trees: &Trees,
     me: NodeId,
+    mut changes: Changes,
     check_progress: impl FnOnce(&VersionVector) -> Result<(), Error>,
-) -> Result<Summary, Error> {
-    let mut summary = trees.summary()?;
-    let committed = summary.clone();
-    let tail = tail(trees, &summary, me)?;
+) -> Result<(Summary, Changes), Error> {
+    let committed = trees.summary()?;
+    let mut summary = committed.clone();
+    let Log { kept, mut last, mut tail } = read_log(trees, &committed)?;
     let seen = scan(trees, me)?;
     let mut expected = committed.totals;
-    let mut corrected = BTreeSet::new();
-    for (dot, row) in &tail {
-        // The first row of a key tells what lived there when the unit began.
-        if corrected.insert((row.kind, row.key.clone())) {
-            expected.remove(row.kind, &row.key, row.before.iter().copied());
-            expected.add(row.kind, &row.key, trees.entry(row.kind, &row.key)?.dots());
-        }
-        if dot.origin == me {
-            summary.vv.raise(*dot);
-            // What the tail forgot is not known to the last: a higher floor only makes peers ask for more.
-            summary.floor.raise(*dot);
-            row.before.iter().for_each(|&dot| summary.floor.raise(dot));
-        }
+    if !committed.counted {
+        correct(&mut expected, &tail, trees)?;
     }
+    let Totals { keys, versions, digest } = expected;
     if seen.totals != expected {
         return Err(Error::Damaged(format!(
-            "the store holds {} keys, {} versions, digest {}; committed were {} keys, {} versions, digest {}",
-            seen.totals.keys,
-            seen.totals.versions,
-            seen.totals.digest,
-            expected.keys,
-            expected.versions,
-            expected.digest
+            "the store holds {} keys, {} versions, digest {}; committed were {keys} keys, {versions} versions, digest {digest}",
+            seen.totals.keys, seen.totals.versions, seen.totals.digest,
         )));
+    }
+    let ours = || tail.iter().filter(|row| row.first.origin == me);
+    for row in ours() {
+        summary.vv.raise(Dot::new(me, row.through));
     }
     check_progress(&summary.vv)?;
     summary.totals = seen.totals;
-    if tail.iter().any(|(dot, _)| dot.origin == me) {
+    if ours().next().is_some() {
         summary.clock = Clock::from(summary.clock.last().max(seen.latest));
+        if tail.iter().any(|row| row.forgot) {
+            // What it was is not known: a higher floor only makes peers ask for more.
+            summary.floor.join(&summary.vv);
+        }
     }
     if !tail.is_empty() {
-        log::info!("{} writes that were cut off under way are kept", tail.len());
+        let events: usize = tail.iter().map(|row| row.events.len()).sum();
+        log::info!("{events} writes were cut off under way; what had come of them is kept");
     }
-    // First the summary, as in a commit: a tail that has lost rows would explain its entries wrongly the next time. It
-    // still names where its unit began, for the case that the power goes in the middle of the garbage.
-    if summary != committed {
+    let stale = unbroken(&kept, &mut summary, &mut changes);
+    summary.counted = true;
+    // First the summary, as in a commit, for the case that the power goes in the middle of the garbage: it still names
+    // where its unit began.
+    let nothing_to_do = tail.is_empty() && stale.is_empty() && summary.floor == committed.floor;
+    if !nothing_to_do {
         trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;
     }
-    drop_garbage(trees, &committed, &summary, &tail)?;
+    last.append(&mut tail);
+    drop_garbage(trees, &last)?;
+    for first in stale {
+        trees.changes.remove(change_key(first))?;
+    }
+    summary.counted = false;
     summary.unit = summary.vv.clone();
     if summary != committed {
         trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;
-        trees.db.flush()?;
     }
-    Ok(summary)
+    Ok((summary, changes))
 }
 
-/// The rows beyond the summary, in order; a last row of ours whose entry never came is dropped.
-fn tail(trees: &Trees, summary: &Summary, me: NodeId) -> Result<Vec<(Dot, Row)>, Error> {
-    let mut tail = Vec::new();
-    let mut next = trees.origin_from(NodeId(0))?;
-    while let Some(origin) = next {
-        for row in trees.rows_after(origin, summary.vv.get(origin)) {
-            tail.push(row?);
-        }
-        next = match origin.0.checked_add(1) {
-            Some(above) => trees.origin_from(NodeId(above))?,
-            None => None,
-        };
-    }
-    if let Some(last) = tail.iter().rposition(|(dot, _)| dot.origin == me) {
-        let (dot, row) = &tail[last];
-        let entry = trees.entry(row.kind, &row.key)?;
-        let deleted = entry.is_gone() && !row.before.is_empty();
-        if !entry.context().covers(*dot) && !deleted {
-            trees.remove_chunks(*dot)?;
-            // The entry was to become too large for its leaf: what was put aside for that is still in it as well.
-            let inline = |version: &&Version| matches!(version.value, Value::Inline(_));
-            for version in entry.versions().iter().filter(inline) {
-                trees.remove_chunks(version.dot)?;
-            }
-            trees.changes.remove(super::trees::change_key(*dot))?;
-            tail.remove(last);
+/// The rows of the log.
+struct Log {
+    /// All of them, by origin and seq.
+    kept: Vec<Kept>,
+    /// Those of the last unit that is complete: garbage of it may be left.
+    last: Vec<Row>,
+    /// Those beyond the summary: all of one unit that was cut off.
+    tail: Vec<Row>,
+}
+
+fn read_log(trees: &Trees, committed: &Summary) -> Result<Log, Error> {
+    let mut log = Log { kept: Vec::new(), last: Vec::new(), tail: Vec::new() };
+    for item in trees.changes.iter() {
+        let (key, bytes) = item.map_err(|e| Error::Damaged(format!("the change log can't be read: {e}")))?;
+        let row = read_row(&key, &bytes)?;
+        let bytes = bytes.len() + ROW_OVERHEAD_BYTES;
+        log.kept.push(Kept { first: row.first, through: row.through, bytes });
+        if !committed.vv.covers(row.first) {
+            log.tail.push(row);
+        } else if !committed.unit.covers(row.first) {
+            log.last.push(row);
         }
     }
-    Ok(tail)
+    Ok(log)
+}
+
+/// What the totals are after so much of a unit as has come.
+fn correct(totals: &mut Totals, tail: &[Row], trees: &Trees) -> Result<(), Error> {
+    let mut told = HashSet::new();
+    for event in tail.iter().flat_map(|row| &row.events) {
+        let Some(before) = &event.before else { continue };
+        if told.insert((event.kind, &event.key)) {
+            totals.remove(event.kind, &event.key, before.iter().copied());
+            totals.add(event.kind, &event.key, trees.entry(event.kind, &event.key)?.dots());
+        }
+    }
+    Ok(())
+}
+
+/// Fills `changes` with the rows that stay: those that of each origin end without a break where its vector stands. The names
+/// of the others come back. Who lacks what is not there must be swept: the floor says so.
+fn unbroken(kept: &[Kept], summary: &mut Summary, changes: &mut Changes) -> Vec<Dot> {
+    let mut stale = Vec::new();
+    for rows in kept.chunk_by(|a, b| a.first.origin == b.first.origin) {
+        let origin = rows[0].first.origin;
+        let (rows, beyond) = rows.split_at(rows.partition_point(|row| summary.vv.covers(row.first)));
+        let mut start = summary.vv.get(origin);
+        let follows = |row: &&Kept| row.through == std::mem::replace(&mut start, row.first.seq - 1);
+        let stay = rows.iter().rev().take_while(follows).count();
+        let (gone, stay) = rows.split_at(rows.len() - stay);
+        let start = stay.first().map_or(summary.vv.get(origin), |row| row.first.seq - 1);
+        summary.floor.raise(Dot::new(origin, start));
+        stay.iter().for_each(|row| changes.push(*row));
+        stale.extend(gone.iter().chain(beyond).map(|row| row.first));
+    }
+    stale
 }
 
 /// What all entries together hold, and the latest stamp that this node gave.
@@ -227,44 +266,42 @@ struct Seen {
 fn scan(trees: &Trees, me: NodeId) -> Result<Seen, Error> {
     let mut totals = Totals::default();
     let mut latest = Hlc::default();
+    let mut dots = Vec::new();
     for kind in [Kind::Data, Kind::Membership] {
         for item in trees.of_kind(kind).iter() {
             let (key, value) = item.map_err(|e| Error::Damaged(format!("the store can't be read: {e}")))?;
-            let entry = codec::decode_entry(&key, &value).map_err(|Junk| damaged_entry(kind, &key))?;
-            totals.add(kind, &key, entry.dots());
-            let ours = entry.versions().iter().filter(|version| version.dot.origin == me);
-            latest = ours.map(|version| version.hlc).fold(latest, Ord::max);
+            dots.clear();
+            let read = codec::skim_entry(&key, &value, |dot, hlc| {
+                dots.push(dot);
+                if dot.origin == me {
+                    latest = latest.max(hlc);
+                }
+            });
+            read.map_err(|Junk| damaged_entry(kind, &key))?;
+            totals.add(kind, &key, dots.iter().copied());
         }
     }
     Ok(Seen { totals, latest })
 }
 
-/// Drops what the last unit superseded and may not have got to drop.
-fn drop_garbage(
-    trees: &Trees,
-    committed: &Summary,
-    summary: &Summary,
-    tail: &[(Dot, Row)],
-) -> Result<(), Error> {
-    let mut rows = tail.to_vec();
-    for Dot { origin, seq } in committed.vv.iter() {
-        for row in trees.rows_after(origin, committed.unit.get(origin)) {
-            let (dot, row) = row?;
-            if dot.seq > seq {
-                break;
-            }
-            rows.push((dot, row));
+/// Drops the chunks that these rows tell of and no entry holds any more, or none came to hold.
+fn drop_garbage(trees: &Trees, rows: &[Row]) -> Result<(), Error> {
+    let (mut named, mut held) = (Vec::new(), HashSet::new());
+    for row in rows {
+        named.extend(&row.brought);
+        for event in &row.events {
+            named.push(Dot::new(row.first.origin, event.seq));
+            named.extend(event.before.iter().flatten());
+            // What is in the entry itself may have been put into chunks as well: a value more, and it had to move.
+            let entry = trees.entry(event.kind, &event.key)?;
+            let versions = entry.versions().iter();
+            let chunked = versions.filter(|version| matches!(version.value, Value::Chunked { .. }));
+            held.extend(chunked.map(|version| version.dot));
+            named.extend(entry.dots());
         }
     }
-    for (dot, row) in rows {
-        let entry = trees.entry(row.kind, &row.key)?;
-        for old in row.before.iter().copied().chain([dot]).filter(|&old| !entry.holds(old)) {
-            trees.remove_chunks(old)?;
-            // What somebody may still need is above the floor.
-            if summary.floor.covers(old) {
-                trees.changes.remove(super::trees::change_key(old))?;
-            }
-        }
+    for dot in named.into_iter().filter(|dot| !held.contains(dot)) {
+        trees.remove_chunks(dot)?;
     }
     Ok(())
 }

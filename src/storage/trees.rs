@@ -4,19 +4,21 @@
 //! |---|---|---|---|
 //! | `data` | the user's key | entry | until nothing of it lives and everybody knows |
 //! | `membership` | node id:8 | entry of a member | the same |
-//! | `changes` | origin:8 seq:8 | kind, key, the versions live before | until superseded and everybody has it |
+//! | `changes` | origin:8 seq:8, the first event | the events of one unit and their keys | until everybody has it, and a while |
 //! | `chunks` | origin:8 seq:8 index:4 | a piece of a large value | as long as the version `origin-seq` lives |
 //! | `expiry` | ms since 1970:8 kind:1 key | nothing | until the version went; a stale row is harmless |
 //! | `meta` | a name | format, node, cluster, summary | for ever |
 //!
 //! Integers in keys are big endian, so that order is time. Only the committer writes.
 
+use std::ops::Bound;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{self, Junk, Row, Summary};
 use super::error::Error;
-use crate::limits::{CHUNK_BYTES, ENTRY_BYTES_MAX};
-use crate::replica::{Dot, Entry, Kind, NodeId, Value, Version};
+use crate::limits::{CHUNK_BYTES, ENTRY_BYTES_MAX, VALUE_INLINE_BYTES_MAX};
+use crate::replica::{Change, Dot, Entry, Held, Kind, NodeId, Trees as Rules, Value, Version};
 
 /// Names in the `meta` tree.
 pub mod meta {
@@ -71,42 +73,42 @@ impl Trees {
         }
     }
 
-    /// What a key holds; the empty entry when there is none.
-    pub fn entry(&self, kind: Kind, key: &[u8]) -> Result<Entry, Error> {
-        match self.of_kind(kind).get(key)? {
-            Some(bytes) => codec::decode_entry(key, &bytes).map_err(|Junk| damaged_entry(kind, key)),
-            None => Ok(Entry::default()),
-        }
-    }
-
-    /// Stores or removes a key's entry. Values that would make it too large for a leaf move to chunks first.
-    pub fn put_entry(&self, kind: Kind, key: &[u8], entry: Entry) -> Result<(), Error> {
+    /// Stores or removes a key's entry. Values too large for a leaf move to chunks first.
+    pub fn put_entry(&self, kind: Kind, key: &[u8], mut entry: Entry) -> Result<(), Error> {
         if entry.is_gone() {
             self.of_kind(kind).remove(key)?;
             return Ok(());
         }
+        self.move_out(&mut entry, VALUE_INLINE_BYTES_MAX)?;
         let mut bytes = codec::encode_entry(key, &entry);
         if bytes.len() > ENTRY_BYTES_MAX {
-            bytes = codec::encode_entry(key, &self.move_out(entry)?);
+            // Only keys with many siblings get here.
+            self.move_out(&mut entry, 0)?;
+            bytes = codec::encode_entry(key, &entry);
         }
         self.of_kind(kind).insert(key, bytes)?;
         Ok(())
     }
 
-    /// Every inline value of an entry goes to chunks: only keys with many siblings get here.
-    fn move_out(&self, entry: Entry) -> Result<Entry, Error> {
+    /// Values of more than so many bytes go to chunks.
+    fn move_out(&self, entry: &mut Entry, most: usize) -> Result<(), Error> {
+        let large = |version: &Version| matches!(&version.value, Value::Inline(text) if text.len() > most);
+        if !entry.versions().iter().any(large) {
+            return Ok(());
+        }
         let mut versions: Vec<Version> = entry.versions().to_vec();
-        for version in &mut versions {
+        for version in versions.iter_mut().filter(|version| large(version)) {
             if let Value::Inline(text) = &version.value {
                 self.put_chunks(version.dot, text)?;
                 version.value = Value::Chunked { bytes: text.len() as u64, checksum: xxh3_64(text) };
             }
         }
-        Ok(Entry::from_parts(versions, entry.context().clone()))
+        *entry = Entry::from_parts(versions, entry.context().clone());
+        Ok(())
     }
 
     /// Stores a large value's pieces under the version's name.
-    pub fn put_chunks(&self, dot: Dot, text: &[u8]) -> Result<(), Error> {
+    fn put_chunks(&self, dot: Dot, text: &[u8]) -> Result<(), Error> {
         for (index, piece) in text.chunks(CHUNK_BYTES).enumerate() {
             self.chunks.insert(chunk_key(dot, index as u32), piece)?;
         }
@@ -137,29 +139,6 @@ impl Trees {
         Ok(())
     }
 
-    /// Rows of `origin` after `seq`, in order. The iterator ends at the first error.
-    pub fn rows_after(&self, origin: NodeId, seq: u64) -> impl Iterator<Item = Result<(Dot, Row), Error>> {
-        let from = change_key(Dot::new(origin, seq.saturating_add(1)));
-        let mut failed = false;
-        self.changes
-            .range(from..)
-            .map(|item| {
-                let (key, value) = item?;
-                let dot = read_change_key(&key)?;
-                Ok((dot, decode_row(dot, &value)?))
-            })
-            .take_while(move |row: &Result<(Dot, Row), Error>| match row {
-                Ok((dot, _)) => dot.origin == origin,
-                Err(_) => !std::mem::replace(&mut failed, true),
-            })
-    }
-
-    /// The first origin in the log that is not below `at`.
-    pub fn origin_from(&self, at: NodeId) -> Result<Option<NodeId>, Error> {
-        let first = self.changes.range(at.0.to_be_bytes()..).next().transpose()?;
-        first.map(|(key, _)| read_change_key(&key).map(|dot| dot.origin)).transpose()
-    }
-
     /// The summary of the last commit.
     pub fn summary(&self) -> Result<Summary, Error> {
         let bytes = self.meta.get(meta::SUMMARY)?;
@@ -178,6 +157,51 @@ impl Trees {
     }
 }
 
+impl Rules for Trees {
+    type Error = Error;
+
+    fn entry(&self, kind: Kind, key: &[u8]) -> Result<Entry, Error> {
+        match self.of_kind(kind).get(key)? {
+            Some(bytes) => codec::decode_entry(key, &bytes).map_err(|Junk| damaged_entry(kind, key)),
+            None => Ok(Entry::default()),
+        }
+    }
+
+    fn changes(&self, origin: NodeId, after: u64, through: u64) -> Result<Vec<Change>, Error> {
+        let next = Dot::new(origin, after.saturating_add(1));
+        // The row in which the first of them stands may begin before it.
+        let within = self.changes.range(change_key(Dot::new(origin, 0))..=change_key(next)).next_back();
+        let from = within.transpose()?.map_or(change_key(next).as_slice().into(), |(key, _)| key);
+        let mut changes = Vec::new();
+        for item in self.changes.range(from..=change_key(Dot::new(origin, through)).as_slice().into()) {
+            let (key, bytes) = item?;
+            let events = read_row(&key, &bytes)?.events.into_iter();
+            let asked = events.filter(|event| event.seq > after && event.seq <= through);
+            changes.extend(asked.map(|event| Change { seq: event.seq, kind: event.kind, key: event.key }));
+        }
+        Ok(changes)
+    }
+
+    fn entries_after(&self, after: Option<&(Kind, Vec<u8>)>, limit: usize) -> Result<Vec<Held>, Error> {
+        let mut held = Vec::new();
+        for kind in [Kind::Data, Kind::Membership] {
+            let from = match after {
+                Some((of, _)) if *of > kind => continue,
+                Some((of, key)) if *of == kind => Bound::Excluded(key.as_slice()),
+                _ => Bound::Unbounded,
+            };
+            for item in
+                self.of_kind(kind).range::<&[u8], _>((from, Bound::Unbounded)).take(limit - held.len())
+            {
+                let (key, bytes) = item?;
+                let entry = codec::decode_entry(&key, &bytes).map_err(|Junk| damaged_entry(kind, &key))?;
+                held.push((kind, key.to_vec(), entry));
+            }
+        }
+        Ok(held)
+    }
+}
+
 /// An event's key in the log, and the prefix of its version's chunks.
 pub fn change_key(dot: Dot) -> [u8; 16] {
     let mut key = [0; 16];
@@ -186,14 +210,16 @@ pub fn change_key(dot: Dot) -> [u8; 16] {
     key
 }
 
-fn read_change_key(key: &[u8]) -> Result<Dot, Error> {
+/// The event that a key of the log names.
+pub fn read_change_key(key: &[u8]) -> Result<Dot, Error> {
     let (origin, seq) = key.split_first_chunk::<8>().ok_or_else(bad_row)?;
     let seq = seq.try_into().map_err(|_| bad_row())?;
     Ok(Dot::new(NodeId(u64::from_be_bytes(*origin)), u64::from_be_bytes(seq)))
 }
 
-fn decode_row(dot: Dot, bytes: &[u8]) -> Result<Row, Error> {
-    codec::decode_row(dot.origin, bytes).map_err(|Junk| bad_row())
+/// A row of the log, as it is stored.
+pub fn read_row(key: &[u8], bytes: &[u8]) -> Result<Row, Error> {
+    codec::decode_row(read_change_key(key)?, bytes).map_err(|Junk| bad_row())
 }
 
 fn bad_row() -> Error {

@@ -183,7 +183,7 @@ impl<'a> Campaign<'a> {
             command.env("DYNARUST_POWERCUT_SPARE", "1");
         }
         let (report, audit) = hear(&command.output().expect("a child starts"))?;
-        judge(&report, &audit, history, at)?;
+        let found = judge(&report, &audit, history, at)?;
         let beyond = report.seq > history.promised(at);
         if beyond {
             self.beyond.fetch_add(1, Ordering::Relaxed);
@@ -193,7 +193,7 @@ impl<'a> Campaign<'a> {
             return Ok(());
         }
         let trace = Trace::read(&trace);
-        let history = history.crashed(at).read(&trace.records);
+        let history = History::found(report.me, report.seq, found).read(&trace.records);
         let journal = Journal::new(trace, image, self.control);
         let count = if depth == 1 { rng.between(1, 3) } else { 1 };
         let opening = journal.openings[0].clone();

@@ -38,8 +38,10 @@ pub struct Report {
 /// What is in the trees after that, whether or not an entry refers to it.
 #[derive(Serialize, Deserialize)]
 pub struct Audit {
-    /// Rows of the log.
-    pub rows: Vec<u64>,
+    /// Rows of the log: their first and their last event.
+    pub rows: Vec<(u64, u64)>,
+    /// What they take.
+    pub rows_bytes: usize,
     /// Pieces and bytes of values in chunks.
     pub chunks: BTreeMap<u64, (u64, u64)>,
 }
@@ -129,9 +131,12 @@ pub fn audit(dir: &Path) -> sled::Result<()> {
     let config = sled::Config::new().path(dir.join("store")).segment_size(dynarust::limits::SEGMENT_BYTES);
     let db = config.cache_capacity(32 << 20).flush_every_ms(None).open()?;
     let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
-    let mut audit = Audit { rows: Vec::new(), chunks: BTreeMap::new() };
+    let mut audit = Audit { rows: Vec::new(), rows_bytes: 0, chunks: BTreeMap::new() };
     for row in db.open_tree("changes")?.iter() {
-        audit.rows.push(number(&row?.0[8..]));
+        let (key, bytes) = row?;
+        let row = storage::read_row(&key, &bytes).expect("a row that can be read");
+        audit.rows.push((row.first.seq, row.through));
+        audit.rows_bytes += bytes.len();
     }
     for piece in db.open_tree("chunks")?.iter() {
         let (key, piece) = piece?;

@@ -1,8 +1,9 @@
-//! What the store must hold: the model. One committer orders everything, so a store that has incorporated R events of
-//! this node must hold exactly what the first R events of the history leave, byte for byte.
+//! What the store must hold: the model. One committer orders everything, so a store must hold exactly what its events up
+//! to the newest that somebody was told of leave, byte for byte. What came after may be there or not, but under each
+//! key in its order: a later write never without the one before it.
 //!
 //! An event that nobody sent is the delete of an expired version; they come in the order of the expiry index, so the
-//! model knows which one it is.
+//! model knows which one it is. Or it is void: its commit was cut off before it came to this key.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -27,13 +28,24 @@ pub struct Held {
 /// All keys that are not gone, each with its live versions by seq.
 pub type Model = BTreeMap<u32, Vec<Held>>;
 
+/// One event, as far as it is known.
+#[derive(Clone)]
+enum Step {
+    /// A write, and the record in which it was sent.
+    Write(usize, Op),
+    /// Nothing came of it.
+    Void,
+}
+
 /// Who promised what, when.
 #[derive(Clone, Default)]
 pub struct History {
     /// The node, and the record that first said so.
     me: Option<(usize, u64)>,
-    /// By seq, from 1: the write and the record in which it was sent; `None` is an expiry.
-    events: Vec<Option<(usize, Op)>>,
+    /// What the store held when the history began, and the seq of its newest event then.
+    base: (u64, Model),
+    /// By seq, from the first after the base: the write and the record in which it was sent; `None` is an expiry.
+    events: Vec<Option<Step>>,
     /// Record by record, the highest event that somebody has been told of.
     shown: Vec<(usize, u64)>,
 }
@@ -62,20 +74,21 @@ impl History {
                     self.me.get_or_insert((at, *me));
                     let promised = self.promised(at);
                     assert!(*seq >= promised, "reopened with event {seq}, {promised} was promised");
-                    self.events.resize(*seq as usize, None);
+                    // A life was cut off: of what it sent and never answered nothing came, unless a key holds it.
+                    self.events.resize((*seq - self.base.0) as usize, Some(Step::Void));
                     self.show(at, *seq);
                 }
                 Event::Holds { key, seqs } => {
-                    // A life was cut off: what it sent and never answered may have been done.
-                    for &seq in seqs {
-                        if self.events[seq as usize - 1].is_none() {
-                            let sent = lost.remove(key).expect("an event of nobody");
-                            self.set(seq, sent);
+                    for &seq in seqs.iter().filter(|seq| **seq > self.base.0) {
+                        let step = &mut self.events[(seq - self.base.0) as usize - 1];
+                        if !matches!(step, Some(Step::Write(..))) {
+                            let (at, op) = lost.remove(key).expect("an event of nobody");
+                            *step = Some(Step::Write(at, op));
                         }
                     }
                 }
                 Event::Closed { seq } => {
-                    self.events.resize(*seq as usize, None);
+                    self.events.resize((*seq - self.base.0) as usize, None);
                     self.show(at, *seq);
                 }
                 _ => {}
@@ -84,13 +97,13 @@ impl History {
         self
     }
 
-    fn set(&mut self, seq: u64, sent: (usize, Op)) {
-        let index = seq as usize - 1;
+    fn set(&mut self, seq: u64, (at, op): (usize, Op)) {
+        let index = (seq - self.base.0) as usize - 1;
         if self.events.len() <= index {
             self.events.resize(index + 1, None);
         }
         assert!(self.events[index].is_none(), "two writes are event {seq}");
-        self.events[index] = Some(sent);
+        self.events[index] = Some(Step::Write(at, op));
     }
 
     fn show(&mut self, at: usize, seq: u64) {
@@ -109,33 +122,40 @@ impl History {
         self.me.filter(|(told, _)| *told < at).map(|(_, me)| me)
     }
 
-    /// What a life that starts from a crash at record `at` has behind it.
-    pub fn crashed(&self, at: usize) -> History {
-        let unsent = |event: &Option<(usize, Op)>| event.as_ref().is_some_and(|(sent, _)| *sent >= at);
-        let kept = self.events.iter().position(unsent).unwrap_or(self.events.len());
-        let events = self.events[..kept].iter();
-        History {
-            me: self.me(at).map(|me| (0, me)),
-            events: events.map(|event| event.as_ref().map(|(_, op)| (0, op.clone()))).collect(),
-            shown: vec![(0, self.promised(at))],
-        }
+    /// The history of a store that was found with this in it, up to this event.
+    pub fn found(me: u64, seq: u64, model: Model) -> History {
+        History { me: Some((0, me)), base: (seq, model), events: Vec::new(), shown: vec![(0, seq)] }
     }
 
-    /// The state after the first `seq` events, sent before record `at`.
-    pub fn model(&self, seq: u64, at: usize) -> Result<Model, String> {
-        let mut model = Model::new();
-        for number in 1..=seq {
-            match self.events.get(number as usize - 1).and_then(Option::as_ref) {
-                Some((sent, _)) if *sent >= at && *sent > 0 => {
+    /// What the store may hold after a crash before record `at`, when it knows of `seq` events: of every key the states
+    /// that it may be in, one after the other.
+    pub fn states(&self, seq: u64, at: usize) -> Result<BTreeMap<u32, Vec<Vec<Held>>>, String> {
+        let promised = self.promised(at);
+        let mut model = self.base.1.clone();
+        let mut states: Option<BTreeMap<u32, Vec<Vec<Held>>>> = None;
+        for number in self.base.0 + 1..=seq {
+            if number > promised {
+                states
+                    .get_or_insert_with(|| model.iter().map(|(k, held)| (*k, vec![held.clone()])).collect());
+            }
+            let touched = match self.events.get((number - self.base.0) as usize - 1) {
+                Some(Some(Step::Write(sent, _))) if *sent >= at && *sent > 0 => {
                     return Err(format!("event {number} of {seq} was not even sent"));
                 }
-                Some((_, op)) => apply(&mut model, number, op),
-                None if expire_next(&mut model) => {}
-                None => return Err(format!("event {number} of {seq} is nobody's")),
+                Some(Some(Step::Write(_, op))) => {
+                    apply(&mut model, number, op);
+                    Some(op.key)
+                }
+                Some(Some(Step::Void)) => None,
+                // What was not known of when the trace ended, and what expired.
+                _ => Some(expire_next(&mut model).ok_or(format!("event {number} of {seq} is nobody's"))?),
+            };
+            if let (Some(key), Some(states)) = (touched, &mut states) {
+                let now = model.get(&key).cloned().unwrap_or_default();
+                states.entry(key).or_insert_with(|| vec![Vec::new()]).push(now);
             }
         }
-        model.retain(|_, held| !held.is_empty());
-        Ok(model)
+        Ok(states.unwrap_or_else(|| model.into_iter().map(|(key, held)| (key, vec![held])).collect()))
     }
 }
 
@@ -148,13 +168,13 @@ pub fn apply(model: &mut Model, seq: u64, op: &Op) {
     }
 }
 
-/// One expiry: the first row of the index. `false` when nothing can expire.
-pub fn expire_next(model: &mut Model) -> bool {
+/// One expiry: the first row of the index, and its key. `None` when nothing can expire.
+pub fn expire_next(model: &mut Model) -> Option<u32> {
     let rows = model.iter().flat_map(|(&key, held)| {
         held.iter().filter_map(move |version| version.expires_at_ms.map(|at| (at, key_name(key), key)))
     });
-    let Some((at, _, key)) = rows.min() else { return false };
+    let (at, _, key) = rows.min()?;
     let held = model.get_mut(&key).expect("the key was just there");
     held.retain(|version| version.expires_at_ms != Some(at));
-    true
+    Some(key)
 }

@@ -8,6 +8,7 @@ use dynarust::limits::{CHUNK_BYTES, VALUE_INLINE_BYTES_MAX};
 
 use crate::check::{Audit, Report};
 use crate::history::{Held, History, Model, apply, expire_next};
+use crate::workload::LOG_KEPT_BYTES;
 
 /// What the child said; or why that is a failure already.
 pub fn hear(output: &Output) -> Result<(Report, Audit), String> {
@@ -25,8 +26,8 @@ pub fn hear(output: &Output) -> Result<(Report, Audit), String> {
     Ok((report, serde_json::from_str(audit).map_err(|e| format!("no audit: {e}"))?))
 }
 
-/// Compares with the history as of a crash before record `at`.
-pub fn judge(report: &Report, audit: &Audit, history: &History, at: usize) -> Result<(), String> {
+/// Compares with the history as of a crash before record `at`; says what the store held.
+pub fn judge(report: &Report, audit: &Audit, history: &History, at: usize) -> Result<Model, String> {
     let promised = history.promised(at);
     let seq = report.seq;
     if seq < promised {
@@ -35,12 +36,21 @@ pub fn judge(report: &Report, audit: &Audit, history: &History, at: usize) -> Re
     if let Some(me) = history.me(at).filter(|me| *me != report.me) {
         return Err(format!("the node was {me:016x} and is {:016x}", report.me));
     }
-    let mut model = history.model(seq, at)?;
-    same(&model, report)?;
-    let expected = (model.len() as u64, model.values().map(|held| held.len() as u64).sum());
+    let found = found(report);
+    let states = history.states(seq, at)?;
+    for key in states.keys().chain(found.keys()) {
+        let held = found.get(key).map_or(&[][..], |held| held);
+        let nothing = [Vec::new()];
+        let may = states.get(key).map_or(&nothing[..], |may| may);
+        if !may.iter().any(|may| may == held) {
+            return Err(format!("key {key} holds {held:?}, of {seq} events {may:?}, {promised} promised"));
+        }
+    }
+    let expected = (found.len() as u64, found.values().map(|held| held.len() as u64).sum());
     if report.totals != expected {
         return Err(format!("counts are {:?}, of {seq} events {expected:?} are to be", report.totals));
     }
+    let mut model = found.clone();
     for ((op, dot), next) in report.wrote.iter().zip(seq + 1..) {
         if *dot != next {
             return Err(format!("the next write is event {dot}, not {next}"));
@@ -49,38 +59,40 @@ pub fn judge(report: &Report, audit: &Audit, history: &History, at: usize) -> Re
     }
     let wrote = seq + report.wrote.len() as u64;
     for number in wrote..report.last {
-        if !expire_next(&mut model) {
+        if expire_next(&mut model).is_none() {
             return Err(format!("event {} of {} is no expiry", number + 1, report.last));
         }
     }
     model.retain(|_, held| !held.is_empty());
-    left_over(&model, report, audit)
+    left_over(&model, report, audit)?;
+    Ok(found)
 }
 
-fn same(model: &Model, report: &Report) -> Result<(), String> {
-    for (key, found) in &report.holds {
-        let mut found: Vec<Held> = found.iter().map(|(held, _)| *held).collect();
-        found.sort_unstable_by_key(|held| held.seq);
-        let expected = model.get(key).map_or(&[][..], |held| held);
-        if found != expected {
-            return Err(format!("key {key} holds {found:?}, of {} events {expected:?}", report.seq));
-        }
-    }
-    match model.keys().find(|key| !report.holds.contains_key(key)) {
-        Some(key) => Err(format!("key {key} holds nothing, of {} events {:?}", report.seq, model[key])),
-        None => Ok(()),
-    }
+/// What was in the store when it had been opened.
+fn found(report: &Report) -> Model {
+    let held = report.holds.iter().map(|(key, held)| {
+        let mut held: Vec<Held> = held.iter().map(|(held, _)| *held).collect();
+        held.sort_unstable_by_key(|held| held.seq);
+        (*key, held)
+    });
+    held.collect()
 }
 
-/// The log and the chunks must be of what lives, and of nothing else: or garbage piles up with every crash.
+/// The log must be unbroken, and the chunks of what lives and nothing else: or garbage piles up with every crash.
 fn left_over(model: &Model, report: &Report, audit: &Audit) -> Result<(), String> {
     let live: BTreeMap<u64, Held> = model.values().flatten().map(|held| (held.seq, *held)).collect();
-    if !audit.rows.iter().eq(live.keys()) {
-        let stray: Vec<_> = audit.rows.iter().filter(|seq| !live.contains_key(seq)).collect();
-        let missing: Vec<_> = live.keys().filter(|seq| !audit.rows.contains(seq)).collect();
+    let mut next = audit.rows.first().map_or(report.last + 1, |row| row.0);
+    for (first, through) in &audit.rows {
+        if *first != next {
+            return Err(format!("the log goes on with event {first}, not {next}; {} events", report.seq));
+        }
+        next = through + 1;
+    }
+    if next != report.last + 1 || audit.rows_bytes > 2 * LOG_KEPT_BYTES {
+        let (rows, bytes) = (audit.rows.len(), audit.rows_bytes);
         return Err(format!(
-            "left over in the log are {stray:?}, missing {missing:?}; {} events",
-            report.seq
+            "the log, {rows} rows of {bytes} bytes, ends before event {next} of {}",
+            report.last
         ));
     }
     let mut chunks = BTreeMap::new();

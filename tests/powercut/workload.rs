@@ -132,6 +132,9 @@ pub const SHAPES: &[Shape] = &[
     },
 ];
 
+/// So short a log that its old end goes all the time.
+pub const LOG_KEPT_BYTES: usize = 16 << 10;
+
 /// The key that only checks write.
 pub const KEY_OF_CHECK: u32 = u32::MAX;
 
@@ -160,6 +163,7 @@ pub fn open(dir: &Path) -> Result<Store, dynarust::storage::Error> {
         cache_bytes: 32 << 20,
         reserve_bytes: Some(1 << 20),
         queue: 4_096,
+        log_kept_bytes: LOG_KEPT_BYTES,
         commit_deadline: Duration::from_secs(60),
         now_ms,
         random,

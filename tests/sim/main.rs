@@ -2,6 +2,7 @@
 //! knows the true history of every write. A seed is a bug report: `DYNARUST_SEED=17 cargo test --test sim` replays one,
 //! `DYNARUST_SIM_SEEDS=1000000` runs more. Nothing here may depend on time or on the machine.
 
+mod node;
 mod oracle;
 mod world;
 

@@ -5,102 +5,25 @@
 //! left to say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 
-use dynarust::replica::{
-    Change, Dot, Entry, Frame, Kind, NodeId, Replaces, Replica, Token, Totals, Touch, Trees, Value, Write,
-};
+use dynarust::replica::{Dot, Frame, NodeId, Replaces, Sweep, Token, Unit, VersionVector};
 
+use crate::node::{Node, Sweeping};
 use crate::oracle::Oracle;
 
-/// The trees of one node, in memory.
-#[derive(Default, Clone)]
-struct Memory {
-    entries: BTreeMap<Vec<u8>, Entry>,
-    log: BTreeMap<Dot, Vec<u8>>,
-}
-
-impl Trees for Memory {
-    type Error = Infallible;
-
-    fn entry(&self, _: Kind, key: &[u8]) -> Result<Entry, Infallible> {
-        Ok(self.entries.get(key).cloned().unwrap_or_default())
-    }
-
-    fn changes(
-        &self,
-        origin: NodeId,
-        after: u64,
-        through: u64,
-        limit: usize,
-    ) -> Result<Vec<Change>, Infallible> {
-        if after >= through {
-            return Ok(Vec::new());
-        }
-        let rows = self.log.range(Dot::new(origin, after + 1)..=Dot::new(origin, through));
-        let change =
-            |(dot, key): (&Dot, &Vec<u8>)| Change { seq: dot.seq, kind: Kind::Data, key: key.clone() };
-        Ok(rows.map(change).take(limit).collect())
-    }
-}
-
+/// What travels from node to node.
 #[derive(Clone)]
-struct Node {
-    replica: Replica,
-    trees: Memory,
+enum Mail {
+    Frame(Frame),
+    Sweep(Sweep),
 }
 
-impl Node {
-    fn new(id: u64) -> Node {
-        Node { replica: Replica::new(NodeId(id)), trees: Memory::default() }
-    }
-
-    fn commit(&mut self, touches: Vec<Touch>) {
-        for touch in touches {
-            for dot in &touch.logged {
-                self.trees.log.insert(*dot, touch.key.clone());
-            }
-            for dot in &touch.forgotten {
-                self.trees.log.remove(dot);
-            }
-            if touch.entry.is_gone() {
-                self.trees.entries.remove(&touch.key);
-            } else {
-                self.trees.entries.insert(touch.key, touch.entry);
-            }
+impl Mail {
+    fn sender(&self) -> NodeId {
+        match self {
+            Mail::Frame(frame) => frame.sender,
+            Mail::Sweep(sweep) => sweep.sender,
         }
-    }
-
-    fn trim(&mut self) {
-        let mut rows: BTreeMap<Vec<u8>, Vec<Dot>> = BTreeMap::new();
-        for (dot, key) in &self.trees.log {
-            rows.entry(key.clone()).or_default().push(*dot);
-        }
-        let keys: BTreeSet<Vec<u8>> = self.trees.entries.keys().chain(rows.keys()).cloned().collect();
-        for key in keys {
-            let mut entry = self.trees.entries.get(&key).cloned().unwrap_or_default();
-            let mine = rows.remove(&key).unwrap_or_default();
-            let forgotten = self.replica.forget(&mut entry, mine.into_iter());
-            let touch = Touch { kind: Kind::Data, key, entry, logged: vec![], before: vec![], forgotten };
-            self.commit(vec![touch]);
-        }
-    }
-
-    /// The invariants that hold at every moment at every node.
-    fn check(&self) {
-        let mut totals = Totals::default();
-        for (key, entry) in &self.trees.entries {
-            totals.add(Kind::Data, key, entry.dots());
-            for dot in entry.dots() {
-                assert_eq!(self.trees.log.get(&dot), Some(key), "{dot} lives and is not in the log");
-                assert!(entry.context().covers(dot), "{dot} lives outside of its context");
-            }
-        }
-        assert_eq!(totals, *self.replica.totals(), "counts and digest");
-    }
-
-    fn live(&self, key: &[u8]) -> BTreeSet<Dot> {
-        self.trees.entries.get(key).map(|entry| entry.dots().collect()).unwrap_or_default()
     }
 }
 
@@ -132,7 +55,7 @@ pub struct World {
     evicted: BTreeSet<NodeId>,
     keys: Vec<Vec<u8>>,
     tokens: Vec<(Vec<u8>, Token)>,
-    wire: Vec<(NodeId, Frame)>,
+    wire: Vec<(NodeId, Mail)>,
     oracle: Oracle,
     now_ms: u64,
 }
@@ -180,7 +103,8 @@ impl World {
             }
             360..720 => self.send(id, &everybody),
             720..920 => self.deliver(),
-            920..960 => self.node(id).trim(),
+            920..950 => self.node(id).forget(),
+            950..960 => self.trim(id),
             960..975 => self.join(id),
             975..985 => self.evict(),
             985..995 => self.comes_back(),
@@ -210,15 +134,20 @@ impl World {
             Replaces::Named(token) => held.into_iter().filter(|&dot| token.names(dot)).collect(),
         };
         let lives = !self.random.chance(30);
-        let value = lives.then(|| (Value::Inline(self.now_ms.to_be_bytes().to_vec()), None));
         // Every node has a clock of its own, minutes off.
         let now_ms = self.now_ms + id.0 * 100_000;
-        let node = self.node(id);
-        let entry = node.trees.entries.get(&key).cloned().unwrap_or_default();
-        let touch = node.replica.write(Kind::Data, key.clone(), entry, Write { replaces, value }, now_ms);
-        let dot = touch.logged[0];
-        node.commit(vec![touch]);
+        let dot = self.node(id).write(&key, replaces, lives, now_ms);
         self.oracle.happened(dot, &key, lives, &replaced);
+    }
+
+    /// The log must not grow for ever, whoever still lacks what leaves it.
+    fn trim(&mut self, id: NodeId) {
+        let vv: Vec<Dot> = self.nodes[&id].replica.vv().iter().collect();
+        if !vv.is_empty() {
+            let Dot { origin, seq } = *self.random.pick(&vv);
+            let through = self.random.below(seq + 1);
+            self.node(id).trim(Dot::new(origin, through));
+        }
     }
 
     fn send(&mut self, from: NodeId, everybody: &[NodeId]) {
@@ -228,10 +157,22 @@ impl World {
         }
         let limit = *self.random.pick(&[1, 3, 100]);
         let own_only = self.random.chance(50);
-        let node = &self.nodes[&from];
-        let have = node.replica.acknowledged(to).cloned().unwrap_or_default();
-        let Ok(frame) = node.replica.frame(&have, limit, |o| !own_only || o == from, &node.trees);
-        self.wire.push((to, frame));
+        let have = self.nodes[&from].replica.acknowledged(to).cloned().unwrap_or_default();
+        let mail = self.mail(from, to, &have.clone(), limit, own_only);
+        self.wire.push((to, mail));
+    }
+
+    /// What a shipper would send now to a peer that has `have`.
+    fn mail(&mut self, from: NodeId, to: NodeId, have: &VersionVector, limit: u64, own_only: bool) -> Mail {
+        let node = self.node(from);
+        if !node.replica.must_sweep(have) {
+            let Ok(frame) = node.replica.frame(have, limit, |o| !own_only || o == from, &node.trees);
+            return Mail::Frame(frame);
+        }
+        let start = Sweeping { target: node.replica.vv().clone(), after: None };
+        let Sweeping { target, after } = node.sweeps.entry(to).or_insert(start).clone();
+        let Ok(sweep) = node.replica.sweep(target, after, limit as usize, &node.trees);
+        Mail::Sweep(sweep)
     }
 
     fn deliver(&mut self) {
@@ -239,27 +180,48 @@ impl World {
             return;
         }
         let i = self.random.below(self.wire.len() as u64) as usize;
-        let (to, frame) = self.wire[i].clone();
+        let (to, mail) = self.wire[i].clone();
         let fate = self.random.below(100);
         if fate < 85 {
             self.wire.remove(i); // else it is delivered again later
         }
-        if fate < 10 || self.evicted.contains(&to) || self.evicted.contains(&frame.sender) {
+        if fate < 10 || self.evicted.contains(&to) || self.evicted.contains(&mail.sender()) {
             return; // lost
         }
         let answered = self.random.chance(80);
-        self.exchange(to, &frame, answered);
+        self.exchange(to, &mail, answered);
     }
 
-    fn exchange(&mut self, to: NodeId, frame: &Frame, answered: bool) {
+    fn exchange(&mut self, to: NodeId, mail: &Mail, answered: bool) {
         let now_ms = self.now_ms;
         let node = self.node(to);
-        let Ok(touches) = node.replica.receive(frame, &node.trees, now_ms);
-        node.commit(touches);
+        let mut unit = Unit::new();
+        let mut next = true;
+        let Ok(()) = match mail {
+            Mail::Frame(frame) => node.replica.receive(frame, &mut unit, &node.trees, now_ms),
+            Mail::Sweep(sweep) => {
+                let taken = node.replica.take_sweep(sweep, &mut unit, &node.trees, now_ms);
+                taken.map(|taken| next = taken)
+            }
+        };
+        node.commit(unit);
         node.check();
         let vv = node.replica.vv().clone();
-        if answered {
-            self.node(frame.sender).replica.acknowledge(to, &vv);
+        if !answered {
+            return;
+        }
+        let sender = self.node(mail.sender());
+        sender.replica.acknowledge(to, &vv);
+        if let Mail::Sweep(sweep) = mail
+            && let Some(sweeping) = sender.sweeps.get_mut(&to)
+            && sweeping.target == sweep.target
+        {
+            match &sweep.through {
+                _ if !next => drop(sender.sweeps.remove(&to)),
+                None => drop(sender.sweeps.remove(&to)),
+                through if sweeping.after == sweep.after => sweeping.after = through.clone(),
+                _ => {}
+            }
         }
     }
 
@@ -284,7 +246,7 @@ impl World {
         let victim = *self.random.pick(&self.active.iter().copied().collect::<Vec<_>>());
         self.active.remove(&victim);
         self.evicted.insert(victim);
-        self.wire.retain(|(to, frame)| *to != victim && frame.sender != victim);
+        self.wire.retain(|(to, mail)| *to != victim && mail.sender() != victim);
         for member in self.active.clone() {
             self.node(member).replica.dismiss(victim);
         }
@@ -319,12 +281,11 @@ impl World {
                 for &to in ids.iter().filter(|&&to| to != from) {
                     let vv = self.nodes[&to].replica.vv().clone();
                     self.node(from).replica.acknowledge(to, &vv);
-                    let node = &self.nodes[&from];
-                    let Ok(frame) = node.replica.frame(&vv, 1_000, |_| true, &node.trees);
-                    self.exchange(to, &frame, true);
+                    let mail = self.mail(from, to, &vv, 1_000, false);
+                    self.exchange(to, &mail, true);
                 }
                 if self.random.chance(50) {
-                    self.node(from).trim();
+                    self.node(from).forget();
                 }
             }
             if self.settled() {
@@ -332,7 +293,7 @@ impl World {
             }
         }
         for _ in 0..2 {
-            ids.iter().for_each(|&id| self.node(id).trim());
+            ids.iter().for_each(|&id| self.node(id).forget());
         }
     }
 
@@ -362,9 +323,11 @@ impl World {
         for node in self.nodes.values() {
             node.check();
             assert_eq!(node.replica.totals(), first.replica.totals(), "equal vectors, equal digests");
-            let rows = node.trees.log.len() as u64;
-            assert_eq!(rows, node.replica.totals().versions, "the log holds what lives and nothing else");
-            assert!(node.trees.entries.values().all(|entry| !entry.versions().is_empty()), "no leftovers");
+            for entry in node.trees.entries.values() {
+                assert!(!entry.versions().is_empty(), "no leftovers of deletes");
+                let needed = |dot: Dot| entry.dots().any(|live| live.origin == dot.origin);
+                assert!(entry.context().iter().all(needed), "no leftovers of writes");
+            }
         }
         End { writes: self.oracle.writes(), siblings }
     }

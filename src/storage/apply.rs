@@ -1,0 +1,118 @@
+//! Writes one unit into the trees, in an order in which every prefix can be repaired, and puts it on the disk.
+//!
+//! 1. *rows* of the log: what the unit touches, and what lived there before;
+//! 2. *chunks, index rows and the entry*, key by key;
+//! 3. *the summary*: vectors, clock, counts, digest; with it the unit is there;
+//! 4. flush: now it is on the disk, and those who wait are answered;
+//! 5. *garbage*: chunks and index rows of what was put aside, rows that the log no longer needs. It goes to the disk with the
+//!    next unit; until then recovery knows it from the rows.
+//!
+//! Only the committer's thread gets here. Nothing is decided here: see `committer.rs` and `replica/`.
+
+use super::changes::{Changes, Kept, ROW_OVERHEAD_BYTES};
+use super::codec::{self, Summary};
+use super::error::Error;
+use super::progress::Progress;
+use super::trees::{Trees, change_key, expiry_key, meta};
+use super::watermark::Watermark;
+use crate::replica::{Dot, Replica, Touch, Unit, Value, VersionVector};
+
+/// What units are written with.
+pub struct Applier {
+    trees: Trees,
+    changes: Changes,
+    progress: Progress,
+    garbage: Garbage,
+}
+
+/// What to drop once the summary stands.
+#[derive(Default)]
+struct Garbage {
+    rows: Vec<Dot>,
+    chunks: Vec<Dot>,
+    index: Vec<Vec<u8>>,
+}
+
+impl Applier {
+    /// Over an open store with these rows in its log.
+    pub fn new(trees: Trees, changes: Changes, progress: Progress) -> Applier {
+        Applier { trees, changes, progress, garbage: Garbage::default() }
+    }
+
+    /// Puts a complete unit on the disk; [`Applier::settle`] must follow before the next. `before` is the replica's vector from before the unit; every key is marked in
+    /// the watermark with the number of the commit before it changes.
+    pub fn apply(
+        &mut self,
+        unit: Unit,
+        replica: &mut Replica,
+        before: VersionVector,
+        watermark: &Watermark,
+        commit: u64,
+    ) -> Result<(), Error> {
+        for dot in unit.jumped().iter() {
+            self.garbage.rows.extend(self.changes.cut(dot.origin));
+        }
+        // Never rows of this unit: should it be cut off before its garbage, they tell what that was.
+        self.garbage.rows.extend(self.changes.trim(replica));
+        for (row, bytes) in codec::encode_rows(&unit) {
+            self.trees.changes.insert(change_key(row.first), bytes.as_slice())?;
+            let bytes = bytes.len() + ROW_OVERHEAD_BYTES;
+            self.changes.push(Kept { first: row.first, through: row.through, bytes });
+        }
+        replica.count(&unit);
+        for touch in unit.into_changes() {
+            watermark.mark(&touch.key, commit);
+            self.touch(touch)?;
+        }
+        let summary = Summary {
+            vv: replica.vv().clone(),
+            floor: replica.floor().clone(),
+            clock: replica.clock(),
+            totals: *replica.totals(),
+            unit: before,
+            counted: false,
+        };
+        self.trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;
+        self.trees.db.flush()?;
+        Ok(())
+    }
+
+    /// One key: its index rows, and its entry with its chunks.
+    fn touch(&mut self, touch: Touch) -> Result<(), Error> {
+        for at in touch.fresh().filter_map(|version| version.expires_at_ms) {
+            self.trees.expiry.insert(expiry_key(at, touch.kind, &touch.key), &[])?;
+        }
+        let entry = &touch.entry;
+        for old in touch.gone.iter().filter(|old| touch.before.contains(&old.dot)) {
+            if let Value::Chunked { .. } = old.value {
+                self.garbage.chunks.push(old.dot);
+            }
+            let still = |at: u64| entry.versions().iter().any(|version| version.expires_at_ms == Some(at));
+            if let Some(at) = old.expires_at_ms.filter(|at| !still(*at)) {
+                self.garbage.index.push(expiry_key(at, touch.kind, &touch.key));
+            }
+        }
+        self.trees.put_entry(touch.kind, &touch.key, touch.entry)
+    }
+
+    /// Drops what the last unit put aside, and notes how far the commits got.
+    pub fn settle(&mut self, vv: &VersionVector) -> Result<(), Error> {
+        let Garbage { rows, chunks, index } = std::mem::take(&mut self.garbage);
+        for dot in rows {
+            self.trees.changes.remove(change_key(dot))?;
+        }
+        for dot in chunks {
+            self.trees.remove_chunks(dot)?;
+        }
+        for row in index {
+            self.trees.expiry.remove(row)?;
+        }
+        self.progress.note(vv)
+    }
+
+    /// Puts the last garbage, and the witness of how far the commits got, on the disk as well.
+    pub fn close(&self) -> Result<(), Error> {
+        self.trees.db.flush()?;
+        self.progress.sync()
+    }
+}
