@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use tokio::sync::OwnedSemaphorePermit;
@@ -15,8 +15,8 @@ use super::problem::{Code, Problem};
 use super::request::{self, Options, Wanted};
 use super::time;
 use crate::limits::TRANSIT_FREE_BYTES;
-use crate::replica::{Kind, Token, Value, Version};
-use crate::storage::{Action, Request, Store, Written};
+use crate::replica::{Entry, Kind, Token, Value, Version};
+use crate::storage::{Action, Condition, Rejection, Request, Store, Written};
 
 /// `GET` and `HEAD /key/{key}`.
 pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<HttpResponse, Problem> {
@@ -26,64 +26,60 @@ pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<H
     let key = request::key(request)?;
     let condition = request::condition(request)?;
     let now_ms = (app.now_ms)();
-    let (shown, room) = read(app, store, &key, now_ms).await?;
-    let Some((winner, text)) = shown.first() else {
-        if condition.matches.is_some() {
-            return Err(Problem::new(Code::PreconditionFailed, "there is nothing under the key"));
-        }
-        return Err(Problem::new(
-            Code::NotFound,
-            "nothing was written here, or it was deleted or has expired",
-        ));
-    };
-    let token = Token::new(shown.iter().map(|(version, _)| version.dot).collect());
-    let tag = tag(&token);
-    let only_matches = crate::storage::Condition { matches: condition.matches, matches_none: None };
-    if !only_matches.holds(Some(&token)) {
-        return Err(crate::storage::Rejection::Precondition(Some(token)).into());
+    let entry = store.entry(Kind::Data, &key).await?;
+    let Some(token) = entry.token(now_ms) else { return Err(absent(&condition)) };
+    let Condition { matches, matches_none } = condition;
+    if !(Condition { matches, matches_none: None }).holds(Some(&token)) {
+        return Err(Rejection::Precondition(Some(token)).into());
     }
-    let unchanged = crate::storage::Condition { matches: None, matches_none: condition.matches_none };
-    if !unchanged.holds(Some(&token)) {
-        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, tag)).finish());
+    if !(Condition { matches: None, matches_none }).holds(Some(&token)) {
+        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, tag(&token))).finish());
     }
-    let mut body = Vec::with_capacity(256 + key.len() + text.len());
-    body.extend_from_slice(b"{\"key\":");
-    quote(&mut body, &key);
-    body.push(b',');
-    version(&mut body, winner, text, &token.to_string());
-    if let Some(at) = winner.expires_at_ms {
-        member(&mut body, "expires_at", &time::text(at));
-    }
-    if shown.len() > 1 {
-        body.extend_from_slice(b",\"conflicts\":[");
-        for (i, (sibling, text)) in shown.iter().enumerate().skip(1) {
-            body.extend_from_slice(if i > 1 { b",{" } else { b"{" });
-            version(&mut body, sibling, text, &sibling.dot.to_string());
-            body.push(b'}');
-        }
-        body.push(b']');
-    }
-    body.push(b'}');
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
-    answer.insert_header((header::ETAG, tag));
+    if *request.method() == Method::HEAD {
+        let shown: Vec<Shown> = entry.into_visible(now_ms).map(|version| (version, Vec::new())).collect();
+        let texts: u64 = shown.iter().map(|(version, _)| version.value.bytes()).sum();
+        let bytes = body(&key, &shown, &token).len() as u64 + texts;
+        return Ok(answer.insert_header((header::ETAG, tag(&token))).no_chunking(bytes).body(Untold));
+    }
+    let (shown, room) = texts(app, store, &key, entry, now_ms).await?;
+    if shown.is_empty() {
+        return Err(absent(&Condition::default()));
+    }
+    let token = Token::new(shown.iter().map(|(version, _)| version.dot).collect());
+    answer.insert_header((header::ETAG, tag(&token)));
+    let body = body(&key, &shown, &token);
     match room {
         None => Ok(answer.body(body)),
         Some(room) => Ok(answer.body(Large { body: body.into(), _room: room, _serving: serving })),
     }
 }
 
-/// What is to be seen under a key, and the room in memory for it when it is large.
-async fn read(
+/// A version that a reader sees, with its text.
+type Shown = (Version, Vec<u8>);
+
+fn absent(condition: &Condition) -> Problem {
+    if condition.matches.is_some() {
+        return Problem::new(Code::PreconditionFailed, "there is nothing under the key");
+    }
+    Problem::new(Code::NotFound, "nothing was written here, or it was deleted or has expired")
+}
+
+/// The texts of what is to be seen of an entry, the winner first, and the room in memory for them when they are large.
+async fn texts(
     app: &App,
     store: &Store,
     key: &[u8],
+    entry: Entry,
     now_ms: u64,
-) -> Result<(Vec<(Version, Vec<u8>)>, Option<OwnedSemaphorePermit>), Problem> {
-    let entry = store.entry(Kind::Data, key).await?;
+) -> Result<(Vec<Shown>, Option<OwnedSemaphorePermit>), Problem> {
     if entry.visible(now_ms).all(|version| matches!(version.value, Value::Inline(_))) {
-        let inline = |version: Version| match version.value.clone() {
-            Value::Inline(text) => (version, text),
+        let inline = |mut version: Version| match &mut version.value {
+            Value::Inline(text) => {
+                let text = std::mem::take(text);
+                (version, text)
+            }
             Value::Chunked { .. } => (version, Vec::new()),
         };
         return Ok((entry.into_visible(now_ms).map(inline).collect(), None));
@@ -92,6 +88,28 @@ async fn read(
     // The pieces, the answer made of them, and what waits in the socket.
     let room = if bytes as usize > TRANSIT_FREE_BYTES { Some(app.room(2 * bytes as usize)?) } else { None };
     Ok((store.read(Kind::Data, key, now_ms).await?, room))
+}
+
+/// What a GET answers: the winner, and under `conflicts` its siblings.
+fn body(key: &[u8], shown: &[Shown], token: &Token) -> Vec<u8> {
+    let bytes: usize = shown.iter().map(|(_, text)| text.len() + 128).sum();
+    let mut body = Vec::with_capacity(64 + key.len() + bytes);
+    body.extend_from_slice(b"{\"key\":");
+    quote(&mut body, key);
+    for (i, (seen, text)) in shown.iter().enumerate() {
+        match i {
+            0 => body.push(b','),
+            1 => body.extend_from_slice(b",\"conflicts\":[{"),
+            _ => body.extend_from_slice(b"},{"),
+        }
+        let name = if i == 0 { token.to_string() } else { seen.dot.to_string() };
+        version(&mut body, seen, text, &name);
+        if let (0, Some(at)) = (i, seen.expires_at_ms) {
+            member(&mut body, "expires_at", &time::text(at));
+        }
+    }
+    body.extend_from_slice(if shown.len() > 1 { b"}]}" } else { b"}" });
+    body
 }
 
 /// `PUT /key/{key}`.
@@ -188,6 +206,22 @@ fn quote(out: &mut Vec<u8>, key: &[u8]) {
     let key = String::from_utf8_lossy(key);
     // Writing into memory does not fail.
     let _ = serde_json::to_writer(out, &key);
+}
+
+/// The body that a HEAD does not get; its length is told in the head.
+struct Untold;
+
+impl MessageBody for Untold {
+    type Error = std::convert::Infallible;
+
+    /// Not `Sized`: the library would count the bytes that do not come.
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Poll::Ready(None)
+    }
 }
 
 /// A large answer: its room in memory is given back, and its request counts as served, when it has been taken.

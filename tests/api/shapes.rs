@@ -75,7 +75,15 @@ fn versions_of_one_key_are_never_used_twice() {
 fn head_is_get_without_the_body() {
     let key = fresh("shape");
     node().put(&key, r#"{"value": {"a": [1, 2, 3]}, "ttl_seconds": 1000}"#);
-    let paths = [format!("/key/{key}"), "/membership".into(), "/health".into(), "/ready".into()];
+    let (large, torn) = (fresh("shape"), fresh("shape"));
+    node().put(&large, &format!(r#"{{"value": "{}"}}"#, "x".repeat(100_000)));
+    let seen = node().write(&torn, "1");
+    node().write(&torn, "2");
+    let text = format!("{:?}", "y".repeat(50_000));
+    node().put_with(&torn, &[("Causality-Token", &seen)], &format!(r#"{{"value": {text}}}"#));
+    let keys = [key, large, torn].map(|key| format!("/key/{key}"));
+    let mut paths = vec!["/membership".to_owned(), "/health".into(), "/ready".into()];
+    paths.extend(keys);
     for path in &paths {
         let get = node().request("GET", path, "");
         let head = node().request("HEAD", path, "");
