@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry::Vacant;
 
 use super::dot::{Dot, NodeId};
 use super::entry::Entry;
@@ -45,9 +46,8 @@ impl Replica {
             }
             let changes = trees.changes(origin, after, through)?;
             for change in &changes {
-                let name = (change.kind, change.key.clone());
-                if !entries.contains_key(&name) {
-                    entries.insert(name, trees.entry(change.kind, &change.key)?);
+                if let Vacant(slot) = entries.entry((change.kind, change.key.clone())) {
+                    slot.insert(trees.entry(change.kind, &change.key)?);
                 }
             }
             ranges.push(Range { origin, after, through, changes });
