@@ -198,20 +198,17 @@ pub fn tenant(path: &Path) -> Option<Tenant> {
     serde_json::from_slice(&fs::read(path.join("LOCK")).ok()?).ok()
 }
 
-/// Bytes that the ballast should take and does not.
-pub fn missing_ballast(directory: &Path) -> u64 {
-    let kept = fs::metadata(directory.join("BALLAST")).is_ok_and(|m| m.len() == BALLAST_BYTES);
-    if kept { 0 } else { BALLAST_BYTES }
-}
-
 /// Gives the ballast back.
 pub fn drop_ballast(directory: &Path) {
     let _ = fs::remove_file(directory.join("BALLAST"));
 }
 
-/// Takes the ballast. `Err` says why it can't be had; then nothing is left of it.
+/// Takes the ballast, if it is not there. `Err` says why it can't be had; then nothing is left of it.
 pub fn take_ballast(directory: &Path) -> io::Result<()> {
     let path = directory.join("BALLAST");
+    if fs::metadata(&path).is_ok_and(|m| m.len() == BALLAST_BYTES) {
+        return Ok(());
+    }
     let made = File::create(&path).and_then(|file| {
         let flags = rustix::fs::FallocateFlags::empty();
         Ok(rustix::fs::fallocate(&file, flags, 0, BALLAST_BYTES)?)

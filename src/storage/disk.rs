@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::{drop_ballast, missing_ballast, take_ballast};
+use super::directory::{drop_ballast, take_ballast};
 use super::error::Error;
 use crate::limits::{BALLAST_BYTES, DISK_RESERVE_MIB, WRITTEN_PER_BYTE_MAX};
 
@@ -14,8 +14,18 @@ pub struct Disk {
     /// Free bytes, less what the ballast lacks and what the commit under way may take.
     left_bytes: u64,
     full: bool,
-    /// The file system can't reserve space: there will be no ballast.
-    no_ballast: bool,
+    ballast: Ballast,
+}
+
+/// Where the ballast is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ballast {
+    /// On the disk.
+    Kept,
+    /// To be taken when there is room.
+    Owed,
+    /// Not to be had: the file system can't reserve space.
+    Impossible,
 }
 
 /// What may still be written.
@@ -45,7 +55,7 @@ impl Disk {
             reserve_bytes,
             left_bytes: 0,
             full: false,
-            no_ballast: false,
+            ballast: Ballast::Owed,
         })
     }
 
@@ -56,19 +66,22 @@ impl Disk {
 
     /// Takes the ballast (back) when there is room: the next start may need it.
     pub fn keep_ballast(&mut self) {
-        if self.no_ballast || missing_ballast(&self.directory) == 0 {
+        if self.ballast != Ballast::Owed {
             return;
         }
-        if let Err(e) = take_ballast(&self.directory) {
-            self.no_ballast = e.kind() != io::ErrorKind::StorageFull;
-            log::debug!("no ballast is kept: {e}");
-        }
+        self.ballast = match take_ballast(&self.directory) {
+            Ok(()) => Ballast::Kept,
+            Err(e) => {
+                log::debug!("no ballast is kept: {e}");
+                if e.kind() == io::ErrorKind::Unsupported { Ballast::Impossible } else { Ballast::Owed }
+            }
+        };
     }
 
     /// Asks the file system; once a commit, since a commit may take as much as the whole reserve.
     pub fn look(&mut self) -> Result<(), Error> {
         let (free, _) = space(&self.directory)?;
-        let owed = if self.no_ballast { 0 } else { missing_ballast(&self.directory) };
+        let owed = if self.ballast == Ballast::Owed { BALLAST_BYTES } else { 0 };
         self.left_bytes = free.saturating_sub(owed);
         let full = self.room() != Room::Plenty;
         if full != self.full {
