@@ -39,8 +39,8 @@ impl Applier {
         Applier { trees, changes, progress, garbage: Garbage::default() }
     }
 
-    /// Puts a complete unit on the disk; [`Applier::settle`] must follow before the next. `before` is the replica's vector from before the unit; every key is marked in
-    /// the watermark with the number of the commit before it changes.
+    /// Puts a complete unit on the disk; [`Applier::settle`] must follow before the next. `before` is the replica's vector
+    /// from before the unit; every key is marked in the watermark with the number of the commit before it changes.
     pub fn apply(
         &mut self,
         unit: Unit,

@@ -5,8 +5,8 @@
 //! would be given out twice. So the number of events of the newest durable commit is kept beside the log as well.
 //!
 //! It is written after the flush and the answers, hence never ahead of the log, and is not synced with every commit: after
-//! a power cut it may be behind, which weakens the proof for the last moments and never raises a false alarm. It is synced when the
-//! store opens and when it closes.
+//! a power cut it may be behind, which weakens the proof for the last moments and never raises a false alarm. It is
+//! synced when the store opens and when it closes.
 //!
 //! ```text
 //! PROGRESS   events:8 check:8     events = sum of all seqs of the version vector; check = XXH3(events)
