@@ -30,7 +30,7 @@ RUN cargo build --release --locked \
 
 FROM ${RUNTIME_IMAGE}
 LABEL org.opencontainers.image.title="DynaRust" \
-      org.opencontainers.image.description="A replicated key-value store that starts with one command" \
+      org.opencontainers.image.description="A key-value store that starts with one command" \
       org.opencontainers.image.licenses="MIT"
 
 COPY --from=build /image/DynaRust /usr/local/bin/DynaRust

@@ -1,8 +1,9 @@
 //! The command line, as typed: names, help and environment twins. What it means is decided in `config.rs`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::limits;
 
@@ -36,6 +37,16 @@ RUST_LOG sets the log level: error, warn, info (default), debug.
 Exit codes: 0 stopped as asked; 1 unforeseen; 2 wrong usage; 3 the data directory is refused (foreign, locked, newer
 format, unwritable); 4 the data directory is damaged; 5 the storage failed while running, restart; 6 can't listen.";
 
+/// Variables in the environment that look like twins of flags and are none: most likely misspelt.
+pub fn unknown_variables() -> Vec<String> {
+    let command = Cli::command();
+    let all = command.get_arguments().chain(command.get_subcommands().flat_map(clap::Command::get_arguments));
+    let known: Vec<&OsStr> = all.filter_map(clap::Arg::get_env).collect();
+    let set = std::env::vars_os().map(|(name, _)| name);
+    let unknown = set.filter(|name| !known.contains(&name.as_os_str()));
+    unknown.filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with("DYNARUST_")).collect()
+}
+
 /// Subcommands never take a listen address.
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -47,7 +58,7 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct Healthcheck {
     /// Where the node listens; by default what it wrote into its data directory
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "data_dir")]
     pub address: Option<String>,
     /// The data directory of the node
     #[arg(long, value_name = "DIR", env = "DYNARUST_DATA_DIR")]

@@ -16,6 +16,7 @@ pub fn check(flags: &Healthcheck) -> Result<(), String> {
     let address = match (&flags.address, &flags.data_dir) {
         (Some(text), _) => resolve(text)?,
         (None, Some(directory)) => written(directory)?,
+        // The command line does not let this through.
         (None, None) => return Err("give --address, or --data-dir of the node".into()),
     };
     let ask = || -> std::io::Result<String> {

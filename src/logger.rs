@@ -2,25 +2,45 @@
 
 use std::io::Write;
 
-use env_logger::{Env, Logger};
+use env_logger::Logger;
 use log::{Log, Metadata, Record};
 
 use crate::{node, storage};
 
+/// What the libraries say, unless `RUST_LOG` names them.
+const LIBRARIES: [&str; 4] = ["actix_server", "actix_http", "mio", "sled"];
+
 /// Lines go to stderr: time, level, text. `RUST_LOG` sets the level, `info` by default.
 pub fn start() {
-    let inner =
-        env_logger::Builder::from_env(Env::default().default_filter_or("info,actix_server=warn,sled=warn"))
-            .format(|out, record| {
-                let time = out.timestamp_millis();
-                writeln!(out, "{time} {:5} {}", record.level(), record.args())
-            })
-            .build();
+    let asked = std::env::var("RUST_LOG").unwrap_or_default();
+    let asked = if asked.trim().is_empty() { "info".to_owned() } else { asked };
+    let mut inner = filtered(&asked);
+    let ours = Metadata::builder().level(log::Level::Error).target("dynarust").build();
+    let silent = !inner.enabled(&ours) && !asked.trim().eq_ignore_ascii_case("off");
+    if silent {
+        inner = filtered("info");
+    }
     // Errors of the engine must reach `Guard` whatever RUST_LOG says.
     let level = inner.filter().max(log::LevelFilter::Error);
     if log::set_boxed_logger(Box::new(Guard(inner))).is_ok() {
         log::set_max_level(level);
     }
+    if silent {
+        log::warn!("RUST_LOG={asked} would show nothing of DynaRust: the level is info");
+    }
+}
+
+fn filtered(filter: &str) -> Logger {
+    let mut builder = env_logger::Builder::new();
+    for library in LIBRARIES {
+        builder.filter_module(library, log::LevelFilter::Warn);
+    }
+    builder.parse_filters(filter);
+    builder.format(|out, record| {
+        let time = out.timestamp_millis();
+        writeln!(out, "{time} {:5} {}", record.level(), record.args())
+    });
+    builder.build()
 }
 
 struct Guard(Logger);

@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         Err(wrong) => return fail(Exit::Usage, &wrong.to_string()),
     };
     logger::start();
+    for name in dynarust::cli::unknown_variables() {
+        log::warn!("the variable {name} is no twin of a flag: it does nothing");
+    }
     match node::run(config) {
         Ok(()) => Exit::Stopped.into(),
         Err(end) => fail(end.exit, &end.to_string()),

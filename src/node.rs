@@ -1,6 +1,7 @@
 //! Starts and stops everything, in order; knows every room and does no work. The only place that reads the wall clock and
 //! draws random numbers.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,8 +36,8 @@ impl From<storage::Error> for End {
 }
 
 /// What to do about a damaged directory.
-const CHOICES: &str = "; nothing is served from it. Choices: put a sound copy of the directory in its place, or move it \
-aside and start with an empty one";
+const CHOICES: &str = "; nothing is served from it. Make a copy before you start again: opening may have cut store/db off \
+behind the damage. Choices: put a sound copy of the directory in its place, or move it aside and start with an empty one";
 
 /// Runs a node until it is asked to stop.
 pub fn run(config: Config) -> Result<(), End> {
@@ -52,7 +53,13 @@ async fn serve(config: Config) -> Result<(), End> {
     let mut signals = Signals::new().map_err(|e| unforeseen(&e))?;
     let cant = |line: String| End { exit: Exit::Address, line };
     let listener = server::listen(config.listen).map_err(|e| {
-        cant(format!("can't listen on {}: {e}; stop who does, or give another address", config.listen))
+        let advice = match e.kind() {
+            ErrorKind::AddrInUse => "stop who does, or give another address",
+            ErrorKind::AddrNotAvailable => "it is no address of this machine; 0.0.0.0 listens on all of them",
+            ErrorKind::PermissionDenied => "ports below 1024 need a privilege; give a higher one",
+            _ => "give another address",
+        };
+        cant(format!("can't listen on {}: {e}; {advice}", config.listen))
     })?;
     let address = listener.local_addr().map_err(|e| cant(format!("can't tell the address: {e}")))?;
     let metrics = Arc::new(Metrics::default());
@@ -80,7 +87,7 @@ async fn serve(config: Config) -> Result<(), End> {
     app.open(store.clone());
     log::info!(
         "serving address={address} data-dir={} format={FORMAT} keys={} recovery-ms={}",
-        config.data_dir.display(),
+        store.directory_shown(),
         store.published().totals.keys,
         started.elapsed().as_millis()
     );

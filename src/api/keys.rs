@@ -14,7 +14,7 @@ use super::app::{App, Serving};
 use super::problem::{Code, Problem};
 use super::request::{self, Options, Wanted};
 use super::time;
-use crate::limits::TRANSIT_FREE_BYTES;
+use crate::limits::{CHUNK_READ_RETRIES_MAX, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES};
 use crate::replica::{Entry, Kind, Token, Value, Version};
 use crate::storage::{Action, Condition, Rejection, Request, Store, Written};
 
@@ -26,34 +26,33 @@ pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<H
     let key = request::key(request)?;
     let condition = request::condition(request)?;
     let now_ms = (app.now_ms)();
-    let entry = store.entry(Kind::Data, &key).await?;
-    let Some(token) = entry.token(now_ms) else { return Err(absent(&condition)) };
-    let Condition { matches, matches_none } = condition;
-    if !(Condition { matches, matches_none: None }).holds(Some(&token)) {
-        return Err(Rejection::Precondition(Some(token)).into());
+    for _ in 0..CHUNK_READ_RETRIES_MAX {
+        let entry = store.entry(Kind::Data, &key).await?;
+        let Some(token) = entry.token(now_ms) else { return Err(absent(&condition)) };
+        if !(Condition { matches_none: None, ..condition.clone() }).holds(Some(&token)) {
+            return Err(Rejection::Precondition(Some(token)).into());
+        }
+        if !(Condition { matches: None, ..condition.clone() }).holds(Some(&token)) {
+            return Ok(HttpResponse::NotModified().insert_header((header::ETAG, tag(&token))).finish());
+        }
+        let mut answer = HttpResponse::Ok();
+        answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        answer.insert_header((header::ETAG, tag(&token)));
+        if *request.method() == Method::HEAD {
+            let shown: Vec<Shown> = entry.into_visible(now_ms).map(|version| (version, Vec::new())).collect();
+            let texts: u64 = shown.iter().map(|(version, _)| version.value.bytes()).sum();
+            let bytes = body(&key, &shown, &token).len() as u64 + texts;
+            return Ok(answer.no_chunking(bytes).body(Untold));
+        }
+        let room = room(app, &entry, now_ms)?;
+        let Some(shown) = store.texts(Kind::Data, &key, entry, now_ms).await? else { continue };
+        let body = body(&key, &shown, &token);
+        return match room {
+            None => Ok(answer.body(body)),
+            Some(room) => Ok(answer.body(Large { body: body.into(), _room: room, _serving: serving })),
+        };
     }
-    if !(Condition { matches: None, matches_none }).holds(Some(&token)) {
-        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, tag(&token))).finish());
-    }
-    let mut answer = HttpResponse::Ok();
-    answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
-    if *request.method() == Method::HEAD {
-        let shown: Vec<Shown> = entry.into_visible(now_ms).map(|version| (version, Vec::new())).collect();
-        let texts: u64 = shown.iter().map(|(version, _)| version.value.bytes()).sum();
-        let bytes = body(&key, &shown, &token).len() as u64 + texts;
-        return Ok(answer.insert_header((header::ETAG, tag(&token))).no_chunking(bytes).body(Untold));
-    }
-    let (shown, room) = texts(app, store, &key, entry, now_ms).await?;
-    if shown.is_empty() {
-        return Err(absent(&Condition::default()));
-    }
-    let token = Token::new(shown.iter().map(|(version, _)| version.dot).collect());
-    answer.insert_header((header::ETAG, tag(&token)));
-    let body = body(&key, &shown, &token);
-    match room {
-        None => Ok(answer.body(body)),
-        Some(room) => Ok(answer.body(Large { body: body.into(), _room: room, _serving: serving })),
-    }
+    Err(Problem::new(Code::Busy, "the key is overwritten faster than it can be read"))
 }
 
 /// A version that a reader sees, with its text.
@@ -66,28 +65,16 @@ fn absent(condition: &Condition) -> Problem {
     Problem::new(Code::NotFound, "nothing was written here, or it was deleted or has expired")
 }
 
-/// The texts of what is to be seen of an entry, the winner first, and the room in memory for them when they are large.
-async fn texts(
-    app: &App,
-    store: &Store,
-    key: &[u8],
-    entry: Entry,
-    now_ms: u64,
-) -> Result<(Vec<Shown>, Option<OwnedSemaphorePermit>), Problem> {
-    if entry.visible(now_ms).all(|version| matches!(version.value, Value::Inline(_))) {
-        let inline = |mut version: Version| match &mut version.value {
-            Value::Inline(text) => {
-                let text = std::mem::take(text);
-                (version, text)
-            }
-            Value::Chunked { .. } => (version, Vec::new()),
-        };
-        return Ok((entry.into_visible(now_ms).map(inline).collect(), None));
+/// The room in memory for what is to be seen of an entry, when that is large.
+fn room(app: &App, entry: &Entry, now_ms: u64) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    let chunked = |version: &&Version| matches!(version.value, Value::Chunked { .. });
+    if !entry.visible(now_ms).any(|version| chunked(&version)) {
+        return Ok(None);
     }
     let bytes: u64 = entry.visible(now_ms).map(|version| version.value.bytes()).sum();
-    // The pieces, the answer made of them, and what waits in the socket.
-    let room = if bytes as usize > TRANSIT_FREE_BYTES { Some(app.room(2 * bytes as usize)?) } else { None };
-    Ok((store.read(Kind::Data, key, now_ms).await?, room))
+    // The pieces, the answer made of them, and what waits in the socket. A key may take all the room there is.
+    let bytes = (2 * bytes as usize).min(TRANSIT_BYTES_MAX);
+    if bytes > TRANSIT_FREE_BYTES { app.room(bytes).map(Some) } else { Ok(None) }
 }
 
 /// What a GET answers: the winner, and under `conflicts` its siblings.

@@ -33,6 +33,8 @@ pub enum Code {
     RequestTimeout,
     /// The causality token names what this node has not seen.
     TokenAhead,
+    /// What the causality token names was replaced or deleted already.
+    TokenSpent,
     /// Too many siblings.
     TooManySiblings,
     /// The precondition does not hold.
@@ -71,6 +73,9 @@ impl Code {
             }
             Code::TokenAhead => {
                 ("causality-token-ahead", StatusCode::CONFLICT, "This node has not seen what the token names")
+            }
+            Code::TokenSpent => {
+                ("causality-token-spent", StatusCode::NOT_FOUND, "What the token names is not there any more")
             }
             Code::TooManySiblings => {
                 ("too-many-siblings", StatusCode::CONFLICT, "The key has too many concurrent versions")
@@ -177,6 +182,9 @@ impl From<Rejection> for Problem {
             }
             Rejection::Precondition(None) => (Code::PreconditionFailed, "there is nothing under the key"),
             Rejection::Nothing => (Code::NotFound, "there is nothing to delete"),
+            Rejection::TokenSpent => {
+                (Code::TokenSpent, "others have written since: read the key again, and use its version")
+            }
             Rejection::TokenAhead => (
                 Code::TokenAhead,
                 "try again when this node has caught up, or read the key here and use its version",

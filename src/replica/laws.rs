@@ -126,3 +126,39 @@ proptest! {
         prop_assert_eq!(one.dots().next(), two.dots().next());
     }
 }
+
+/// A unit that is cut off keeps its entries but not the events that it took in from elsewhere, so what such an event
+/// makes stable must not be forgotten in the same unit.
+#[test]
+fn nothing_is_forgotten_for_an_event_of_the_same_unit() {
+    let (one, two) = (NodeId(1), NodeId(2));
+    let version = |seq| Version {
+        dot: Dot::new(two, seq),
+        hlc: Hlc::at_ms(1),
+        expires_at_ms: None,
+        value: Value::Inline(vec![7]),
+    };
+    // A delete that has seen an event of the other node, whose number is not incorporated yet.
+    let context: VersionVector = [Dot::new(one, 1), Dot::new(two, 2)].into_iter().collect();
+    let held = Entry::from_parts(Vec::new(), context);
+    let vv: VersionVector = [Dot::new(one, 1)].into_iter().collect();
+    let mut replica = Replica::resume(one, vv, VersionVector::new(), Clock::default(), Totals::default());
+    let entry = Entry::from_parts(vec![version(2)], [Dot::new(two, 2)].into_iter().collect());
+    let change = |seq| Change { seq, kind: Kind::Data, key: b"k".to_vec() };
+    let range = Range { origin: two, after: 0, through: 2, changes: vec![change(1), change(2)] };
+    let vv: VersionVector = [Dot::new(two, 2)].into_iter().collect();
+    let frame =
+        Frame { sender: two, vv, ranges: vec![range], entries: vec![(Kind::Data, b"k".to_vec(), entry)] };
+    let mut unit = Unit::new();
+    let Ok(()) = replica.receive(&frame, &mut unit, &Only(&held), 1);
+    let Ok(place) = unit.load(Kind::Data, b"k", &Only(&held));
+    let value = Some((Value::Inline(vec![9]), None));
+    replica.write(&mut unit, place, Write { replaces: Replaces::All, value }, 1);
+    assert!(unit.at(place).entry.context().covers(Dot::new(two, 2)), "it may come again, and must stay dead");
+    // Once that is on the disk, it may.
+    let held = unit.at(place).entry.clone();
+    let mut unit = Unit::new();
+    let Ok(place) = unit.load(Kind::Data, b"k", &Only(&held));
+    replica.forget(&mut unit, place);
+    assert!(!unit.at(place).entry.context().covers(Dot::new(two, 2)));
+}

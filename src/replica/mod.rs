@@ -240,7 +240,9 @@ impl Replica {
     pub fn forget(&mut self, unit: &mut Unit, place: Place) {
         let entry = &unit.at(place).entry;
         let needed = |dot: Dot| entry.versions().iter().any(|version| version.dot.origin == dot.origin);
-        let stable = entry.context().iter().all(|dot| self.stable(dot));
+        // A unit that is cut off keeps what it has forgotten, so it must not forget what it has yet to take in.
+        let kept = |dot: Dot| dot.origin == self.me || unit.stays(dot);
+        let stable = entry.context().iter().all(|dot| self.stable(dot) && kept(dot));
         if !stable || entry.context().iter().all(needed) {
             return;
         }

@@ -127,6 +127,13 @@ impl Unit {
         self.touches.iter()
     }
 
+    /// Would this event be there still if the unit were cut off? Of the events that it takes in from elsewhere it would be
+    /// none: they would come again.
+    pub(super) fn stays(&self, dot: Dot) -> bool {
+        let taken_in = self.stretches.get(&dot.origin).is_some_and(|stretch| dot.seq > stretch.after);
+        !taken_in && !self.jumped.covers(dot)
+    }
+
     /// The keys that change, in the order in which they were touched first.
     pub fn changes(&self) -> impl Iterator<Item = &Touch> {
         self.touches.iter().filter(|touch| touch.changed)
@@ -156,13 +163,13 @@ impl Unit {
         self.forgot
     }
 
-    /// Versions that are brought in without their event: it comes later, since entries travel as they are now.
-    pub fn brought(&self) -> impl Iterator<Item = Dot> + '_ {
+    /// Versions that a touch brings in without their events: those come later, since entries travel as they are now.
+    pub fn brought(&self, touch: &Touch) -> impl Iterator<Item = Dot> {
         let logged = |dot: &Dot| {
             let stretch = self.stretches.get(&dot.origin);
             stretch.is_some_and(|s| s.events.binary_search_by_key(&dot.seq, |(seq, _)| *seq).is_ok())
         };
-        self.changes().flat_map(Touch::fresh).map(|version| version.dot).filter(move |dot| !logged(dot))
+        touch.fresh().map(|version| version.dot).filter(move |dot| !logged(dot))
     }
 
     /// Does it change nothing?

@@ -301,7 +301,8 @@ impl Committer {
         let (value, ttl_ms) = match action {
             Action::Delete => {
                 if !held.visible(now_ms).any(|version| !kept(version.dot)) {
-                    return refuse(Rejection::Nothing);
+                    let left = current.is_some();
+                    return refuse(if left { Rejection::TokenSpent } else { Rejection::Nothing });
                 }
                 (None, None)
             }
@@ -366,7 +367,8 @@ impl Committer {
                 let replaces = Replaces::Named(Token::new(dead));
                 self.write(place, Write { replaces, value: None }, now_ms);
             }
-            if self.discarded >= COMMIT_DISCARD_BYTES_MAX {
+            // Clients must have their share of each commit.
+            if self.discarded >= COMMIT_DISCARD_BYTES_MAX / 4 {
                 return Ok(Due::Now);
             }
         }

@@ -113,6 +113,11 @@ impl Directory {
         &self.path
     }
 
+    /// The directory as people should read of it: from the root.
+    pub fn shown(&self) -> String {
+        std::path::absolute(&self.path).unwrap_or(self.path.clone()).display().to_string()
+    }
+
     /// Makes what is there fit to be opened: a snapshot that was being written when the machine stopped bricks sled,
     /// which takes it for the newest one.
     pub fn repair(&self) -> Result<(), Error> {
@@ -128,10 +133,10 @@ impl Directory {
                 }
             }
         }
-        let failed = |e: io::Error| Error::Failed(format!("can't prepare {}: {e}", store.display()));
+        let failed = |e: io::Error| Error::of_files("prepare", &store, &e);
         if self.manifest.state == State::Ready {
             // After a kill the last writes may be in memory only, and sled's new snapshot would rest on them.
-            sync(&store.join("db")).map_err(failed)?;
+            sync(&store.join("db")).map_err(|e| Error::of_files("open", &store.join("db"), &e))?;
         }
         for file in fs::read_dir(&store).map_err(failed)? {
             let path = file.map_err(failed)?.path();
@@ -147,7 +152,7 @@ impl Directory {
         let store = self.store();
         let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for path in [&store.join("conf"), &store.join("db"), &store.join("blobs"), &store, &self.path] {
-            sync(path).map_err(|e| Error::Failed(format!("can't sync {}: {e}", path.display())))?;
+            sync(path).map_err(|e| Error::of_files("sync", path, &e))?;
         }
         // The parent may be someone else's: its sync matters only for the name of a new directory.
         let _ = sync(parent);
@@ -222,6 +227,10 @@ fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => String::new(),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            let what = "is in the place of the data directory, and is none; give another with --data-dir";
+            return Err(Error::Refused(format!("can't read {}: a file {what}", path.display())));
+        }
         Err(e) => {
             return Err(Error::Refused(format!("can't read {}: {e}; mend its permissions", path.display())));
         }

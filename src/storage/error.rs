@@ -1,5 +1,8 @@
 //! What can go wrong in the vault, split by what the reader should do.
 
+use std::io;
+use std::path::Path;
+
 use crate::exit::Exit;
 
 /// A store that can't be opened, read or written.
@@ -28,6 +31,21 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Something could not be done with the files of a directory that is about to be used: what its owner can mend is
+    /// refused, the rest has failed.
+    pub fn of_files(what: &str, path: &Path, e: &io::Error) -> Error {
+        let line = format!("can't {what} {}: {e}", path.display());
+        match e.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::Refused(format!(
+                "{line}; make the data directory and all in it readable and writable for user {}",
+                rustix::process::getuid().as_raw()
+            )),
+            _ => Error::Failed(line),
+        }
+    }
+}
+
 impl From<sled::Error> for Error {
     fn from(error: sled::Error) -> Error {
         match error {
@@ -46,6 +64,9 @@ pub enum Rejection {
     /// There is nothing to delete.
     #[error("there is nothing to delete")]
     Nothing,
+    /// There is something, but of what the causality token names nothing is left.
+    #[error("what the causality token names is not there any more")]
+    TokenSpent,
     /// The causality token names events that this node has not taken in.
     #[error("the causality token names a version that this node has not seen")]
     TokenAhead,

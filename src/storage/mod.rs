@@ -203,6 +203,11 @@ impl Store {
         self.0.directory.path()
     }
 
+    /// The data directory as people should read of it: from the root.
+    pub fn directory_shown(&self) -> String {
+        self.0.directory.shown()
+    }
+
     /// Tells whoever looks into the directory where this process listens.
     pub fn tell(&self, address: std::net::SocketAddr) -> Result<(), Error> {
         self.0.directory.tell(address).map_err(|e| Error::Failed(format!("can't write the LOCK file: {e}")))
@@ -249,12 +254,36 @@ impl Store {
         entry
     }
 
-    /// The text of a version of this key. `None` when the version was superseded since its entry was read: read that
-    /// again. Large texts are put together on a thread that may block.
-    pub async fn text(&self, kind: Kind, key: &[u8], version: &Version) -> Result<Option<Vec<u8>>, Error> {
-        if let Value::Inline(text) = &version.value {
-            return Ok(Some(text.clone()));
+    /// The versions of an entry that are to be seen at this time, the winner first, with their texts. `None` when one was
+    /// superseded since the entry was read: read that again.
+    pub async fn texts(
+        &self,
+        kind: Kind,
+        key: &[u8],
+        entry: Entry,
+        now_ms: u64,
+    ) -> Result<Option<Vec<(Version, Vec<u8>)>>, Error> {
+        let mut shown = Vec::with_capacity(1);
+        for mut version in entry.into_visible(now_ms) {
+            let text = match &mut version.value {
+                Value::Inline(text) => std::mem::take(text),
+                Value::Chunked { .. } => match self.chunked_text(kind, key, &version).await? {
+                    Some(text) => text,
+                    None => return Ok(None),
+                },
+            };
+            shown.push((version, text));
         }
+        Ok(Some(shown))
+    }
+
+    /// A large text, put together on a thread that may block.
+    async fn chunked_text(
+        &self,
+        kind: Kind,
+        key: &[u8],
+        version: &Version,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let (trees, version, key) = (self.0.trees.clone(), version.clone(), key.to_vec());
         let read = tokio::task::spawn_blocking(move || {
             let text = fatal_if_failed(trees.text(&version))?;
@@ -266,16 +295,13 @@ impl Store {
         read.await.unwrap_or_else(|e| Err(Error::Failed(format!("a reading thread ended: {e}"))))
     }
 
-    /// The entry of a key with the texts of all versions that are to be seen at this time, the winner first.
+    /// What is to be seen of a key at this time, the winner first, with all texts.
     pub async fn read(&self, kind: Kind, key: &[u8], now_ms: u64) -> Result<Vec<(Version, Vec<u8>)>, Error> {
-        'again: for _ in 0..CHUNK_READ_RETRIES_MAX {
+        for _ in 0..CHUNK_READ_RETRIES_MAX {
             let entry = self.entry(kind, key).await?;
-            let mut seen = Vec::with_capacity(1);
-            for version in entry.visible(now_ms) {
-                let Some(text) = self.text(kind, key, version).await? else { continue 'again };
-                seen.push((version.clone(), text));
+            if let Some(shown) = self.texts(kind, key, entry, now_ms).await? {
+                return Ok(shown);
             }
-            return Ok(seen);
         }
         Err(Error::Failed("a key is overwritten faster than it can be read".into()))
     }

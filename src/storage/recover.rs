@@ -56,6 +56,7 @@ pub fn open(
     migrate::run(&db, if new { 0 } else { directory.manifest.format })?;
     let trees = Trees::of(db)?;
     if new {
+        log::info!("making a new, empty store in {}", directory.shown());
         let [node, cluster] = fresh();
         trees.meta.insert(meta::NODE, &node.to_be_bytes())?;
         trees.meta.insert(meta::CLUSTER, &cluster.to_be_bytes())?;
@@ -105,7 +106,7 @@ fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error>
                 )));
             }
             Err(sled::Error::Io(e)) => {
-                return Err(Error::Failed(format!("can't open {}: {e}", path.display())));
+                return Err(Error::of_files("open", &path.join("db"), &e));
             }
             Err(e) => return Err(Error::Damaged(format!("{} does not open: {e}", path.display()))),
         }
@@ -117,9 +118,7 @@ fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error>
 fn read_through(db: &Path) -> Result<(), Error> {
     let read = std::fs::File::open(db).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
     match read {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::Failed(format!("can't read {}: {e}", db.display())))
-        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::of_files("read", db, &e)),
         _ => Ok(()),
     }
 }
@@ -288,10 +287,9 @@ fn scan(trees: &Trees, me: NodeId) -> Result<Seen, Error> {
 fn drop_garbage(trees: &Trees, rows: &[Row]) -> Result<(), Error> {
     let (mut named, mut held) = (Vec::new(), HashSet::new());
     for row in rows {
-        named.extend(&row.brought);
         for event in &row.events {
             named.push(Dot::new(row.first.origin, event.seq));
-            named.extend(event.before.iter().flatten());
+            named.extend(event.before.iter().flatten().chain(&event.brought));
             // What is in the entry itself may have been put into chunks as well: a value more, and it had to move.
             let entry = trees.entry(event.kind, &event.key)?;
             let versions = entry.versions().iter();

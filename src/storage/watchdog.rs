@@ -1,9 +1,12 @@
 //! Ends the process when the disk or the engine has stopped answering: a flush of sled may hang for ever after an error,
 //! and some of its errors are seen by nobody.
+//!
+//! Time is counted in looks, not by a clock: while the process or its machine stands still nobody looks, and a commit that
+//! stood still with it is not late.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::durable;
 use super::error::Error;
@@ -16,24 +19,17 @@ use crate::limits::WATCHDOG_PAUSE_MS;
 pub struct Watchdog(Arc<Watched>);
 
 struct Watched {
-    started: Instant,
-    /// Milliseconds after `started` when what must come to an end began, plus one; 0 when there is nothing.
-    since: AtomicU64,
+    /// Grows by one for everything that is guarded, when it begins and when it ends: odd while it is under way.
+    turns: AtomicU64,
     db: OnceLock<sled::Db>,
 }
 
 impl Watchdog {
     /// Starts watching; what is guarded must be over after `deadline`.
     pub fn start(deadline: Duration) -> Result<Watchdog, Error> {
-        let (since, db) = (AtomicU64::new(0), OnceLock::new());
-        let watched = Arc::new(Watched { started: Instant::now(), since, db });
+        let watched = Arc::new(Watched { turns: AtomicU64::new(0), db: OnceLock::new() });
         let watching = watched.clone();
-        thread("watchdog", move || {
-            loop {
-                std::thread::sleep(Duration::from_millis(WATCHDOG_PAUSE_MS));
-                watching.look(deadline);
-            }
-        })?;
+        thread("watchdog", move || watching.watch(deadline))?;
         Ok(Watchdog(watched))
     }
 
@@ -45,28 +41,32 @@ impl Watchdog {
 
     /// Does this, within the deadline. One thing at a time.
     pub fn guard<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.0.since.store(self.0.now(), Ordering::Relaxed);
+        self.0.turns.fetch_add(1, Ordering::Relaxed);
         let done = work();
-        self.0.since.store(0, Ordering::Relaxed);
+        self.0.turns.fetch_add(1, Ordering::Relaxed);
         done
     }
 }
 
 impl Watched {
-    fn now(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64 + 1
-    }
-
-    fn look(&self, deadline: Duration) {
-        if let Some(Err(e)) = self.db.get().map(|db| db.context.global_error()) {
-            durable::end_process(Exit::Failed, &Error::from(e).to_string());
-        }
-        let since = self.since.load(Ordering::Relaxed);
-        let running = Duration::from_millis(self.now().saturating_sub(since));
-        if since > 0 && running > deadline {
-            let ms = deadline.as_millis();
-            let why = format!("a commit is not on the disk after {ms} ms; restart to recover the last one");
-            durable::end_process(Exit::Failed, &why);
+    fn watch(&self, deadline: Duration) {
+        let pause = Duration::from_millis(WATCHDOG_PAUSE_MS);
+        let (mut seen, mut running) = (0, Duration::ZERO);
+        loop {
+            std::thread::sleep(pause);
+            if let Some(Err(e)) = self.db.get().map(|db| db.context.global_error()) {
+                durable::end_process(Exit::Failed, &Error::from(e).to_string());
+            }
+            let turn = self.turns.load(Ordering::Relaxed);
+            let same = turn == seen && turn % 2 == 1;
+            running = if same { running + pause } else { Duration::ZERO };
+            seen = turn;
+            if running > deadline {
+                let ms = deadline.as_millis();
+                let why =
+                    format!("a commit is not on the disk after {ms} ms; restart to recover the last one");
+                durable::end_process(Exit::Failed, &why);
+            }
         }
     }
 }

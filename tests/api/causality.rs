@@ -1,7 +1,7 @@
 //! Causality tokens: what a write saw it replaces, what it did not see stays beside it as a conflict, and bad
 //! tokens change nothing.
 
-use crate::helpers::{Keys, dots, etag, fresh, node, problem, removed, written};
+use crate::helpers::{Keys, Own, dots, etag, fresh, node, problem, removed, written};
 
 /// A write that saw `token`; its version.
 fn write_seen(key: &str, token: &str, value: &str) -> String {
@@ -116,7 +116,7 @@ fn a_delete_never_removes_what_its_token_does_not_name() {
     let key = fresh("causal");
     let base = node().write(&key, "1");
     let now = node().write(&key, "2");
-    problem(&node().delete(&key, &[("Causality-Token", &base)]), 404, "not-found");
+    problem(&node().delete(&key, &[("Causality-Token", &base)]), 404, "causality-token-spent");
     let read = node().read(&key);
     assert_eq!((read.value.as_str(), read.version), ("2", now));
 }
@@ -237,4 +237,18 @@ fn conditions_hold_for_all_siblings_together() {
     let headers = headers.each_ref().map(|(n, v)| (*n, v.as_str()));
     let new = written(&node().put_with(&key, &headers, "{\"value\":1}"), &[200]).version;
     assert_eq!(dots(&node().read(&key).version), dots(&format!("{a}.{new}")));
+}
+
+#[test]
+fn siblings_larger_than_the_room_for_answers_can_be_read() {
+    let own = Own::start(&["--max-value-bytes", "67108864"]);
+    let base = own.write("key", "1");
+    let large = |letter: &str| format!("{{\"value\":{:?}}}", letter.repeat(40_000_000));
+    for letter in ["a", "b"] {
+        let answer = own.put_with("key", &[("Causality-Token", &base)], &large(letter));
+        written(&answer, &[200]);
+    }
+    let answer = own.request("GET", "/key/key", "");
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.len() > 80_000_000);
 }

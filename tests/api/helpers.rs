@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{OnceLock, mpsc};
 
 use jiff::Timestamp;
@@ -75,7 +75,12 @@ impl Own {
 
     /// From now on it starts at one address, which is free and no outgoing connection's port.
     pub fn settle(&mut self) {
-        let ports = (0..2_000).map(|n| 20_000 + ((std::process::id() as u16).wrapping_mul(37) + n) % 12_000);
+        // Tests run beside each other: each begins to look elsewhere, or two would find the same port free.
+        static LOOKS: AtomicU16 = AtomicU16::new(0);
+        let from = (std::process::id() as u16)
+            .wrapping_mul(37)
+            .wrapping_add(LOOKS.fetch_add(211, Ordering::Relaxed));
+        let ports = (0..200).map(|n| 20_000 + from.wrapping_add(n) % 12_000);
         let free = ports.map(|port| TcpListener::bind(("127.0.0.1", port))).find_map(Result::ok);
         self.listen = free.expect("a free port").local_addr().expect("an address");
         self.restart();

@@ -137,7 +137,8 @@ impl Model {
         let before = self.versions(key).len();
         self.replace(key, asked.token.as_deref());
         if self.versions(key).len() == before {
-            problem(&answer, 404, "not-found");
+            let spent = if before > 0 { "causality-token-spent" } else { "not-found" };
+            problem(&answer, 404, spent);
             return;
         }
         let (of, version) = removed(&answer);

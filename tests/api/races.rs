@@ -145,3 +145,31 @@ fn a_reader_sees_its_own_thread_s_writes_at_once() {
         problem(&client.request("GET", &path, &[], b"").expect("an answer"), 404, "not-found");
     });
 }
+
+#[test]
+fn a_conditional_read_shows_what_its_condition_names() {
+    let path = format!("/key/{}", fresh("large"));
+    let body = format!("{{\"value\":{:?}}}", "x".repeat(300_000));
+    written(&node().request("PUT", &path, &body), &[201]);
+    let (kept, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    together(|thread, client| {
+        for _ in 0..40 {
+            if thread < 2 {
+                written(&client.request("PUT", &path, &[], body.as_bytes()).expect("an answer"), &[200]);
+                continue;
+            }
+            let head = client.request("HEAD", &path, &[], b"").expect("an answer");
+            let tag = head.header("etag").expect("a tag").to_owned();
+            let answer = client.request("GET", &path, &[("If-Match", &tag)], b"").expect("an answer");
+            match answer.status {
+                412 => refused.fetch_add(1, Ordering::Relaxed),
+                _ => {
+                    assert_eq!(answer.header("etag"), Some(tag.as_str()), "{}", answer.status);
+                    kept.fetch_add(1, Ordering::Relaxed)
+                }
+            };
+        }
+    });
+    let (kept, refused) = (kept.into_inner(), refused.into_inner());
+    assert!(kept > 0 && refused > 0, "{kept} kept, {refused} refused: this test proved nothing");
+}

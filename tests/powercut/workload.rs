@@ -220,7 +220,12 @@ pub fn send(store: &Store, id: u64, op: Op, text: Option<Vec<u8>>, fresh_only: b
             // A refusal shows what the key holds: that too must stay.
             token.dots().iter().for_each(|dot| interpose::note(&Event::Seen(dot.seq)));
         }
-        Err(Rejection::Nothing | Rejection::Precondition(None) | Rejection::TooManySiblings) => {}
+        Err(
+            Rejection::Nothing
+            | Rejection::TokenSpent
+            | Rejection::Precondition(None)
+            | Rejection::TooManySiblings,
+        ) => {}
         Err(other) => panic!("a write was refused: {other}"),
     }
     interpose::note(&Event::Refused { id });

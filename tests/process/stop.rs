@@ -23,6 +23,30 @@ fn sigint_under_load() {
     under_load(libc::SIGINT);
 }
 
+#[test]
+fn a_node_that_stood_still_is_not_late() {
+    let _beside = beside();
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut node = Node::start(dir.path(), &["--commit-deadline-ms", "1000"]);
+    let mut workload = Workload::new(seed(), 64, 2, 8);
+    let mut crowd = workload.connect(&node);
+    for round in 1..=3 {
+        let wanted = 200 * round;
+        crowd.run(&mut workload, Instant::now() + Duration::from_secs(20), |w| w.acknowledged >= wanted);
+        assert!(workload.acknowledged >= wanted, "hardly any load: {}", node.log());
+        // Requests are under way, hence a commit too. The pause is what is tested.
+        node.signal(libc::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(1_700));
+        node.signal(libc::SIGCONT);
+    }
+    let wanted = workload.acknowledged + 200;
+    crowd.run(&mut workload, Instant::now() + Duration::from_secs(20), |w| w.acknowledged >= wanted);
+    assert!(workload.acknowledged >= wanted, "it does not go on: {}", node.log());
+    drop(crowd);
+    node.signal(libc::SIGTERM);
+    assert_eq!(node.wait(BEFORE_THE_KILL).code(), Some(0), "{}", node.log());
+}
+
 fn under_load(signal: i32) {
     let _beside = beside();
     let seed = seed();

@@ -89,6 +89,14 @@ impl Node {
         }
     }
 
+    /// Begins anew with what the last commit left.
+    pub fn restart(&mut self) {
+        let old = &self.replica;
+        let (vv, floor) = (old.vv().clone(), old.floor().clone());
+        self.replica = Replica::resume(old.me(), vv, floor, old.clock(), *old.totals());
+        self.sweeps.clear();
+    }
+
     /// Forgets whatever may be forgotten.
     pub fn forget(&mut self) {
         let mut unit = Unit::new();

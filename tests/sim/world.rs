@@ -107,7 +107,8 @@ impl World {
             950..960 => self.trim(id),
             960..975 => self.join(id),
             975..985 => self.evict(),
-            985..995 => self.comes_back(),
+            985..992 => self.comes_back(),
+            992..996 => self.restarts(id),
             _ => self.settle_rosters(),
         }
         self.nodes[&id].check();
@@ -157,8 +158,19 @@ impl World {
         }
         let limit = *self.random.pick(&[1, 3, 100]);
         let own_only = self.random.chance(50);
-        let have = self.nodes[&from].replica.acknowledged(to).cloned().unwrap_or_default();
-        let mail = self.mail(from, to, &have.clone(), limit, own_only);
+        let mut have = self.nodes[&from].replica.acknowledged(to).cloned().unwrap_or_default();
+        if self.random.chance(15) && !self.nodes[&from].replica.must_sweep(&have) {
+            // It does not wait for the answer to the last frame, and one may get lost.
+            let origin = *self.random.pick(everybody);
+            have.raise(Dot::new(origin, have.get(origin) + 1 + self.random.below(3)));
+        }
+        let mail = self.mail(from, to, &have, limit, own_only);
+        if let Mail::Sweep(Sweep { through: Some(through), .. }) = &mail
+            && self.random.chance(40)
+            && let Some(sweeping) = self.node(from).sweeps.get_mut(&to)
+        {
+            sweeping.after = Some(through.clone());
+        }
         self.wire.push((to, mail));
     }
 
@@ -188,28 +200,46 @@ impl World {
         if fate < 10 || self.evicted.contains(&to) || self.evicted.contains(&mail.sender()) {
             return; // lost
         }
-        let answered = self.random.chance(80);
-        self.exchange(to, &mail, answered);
+        let mut mails = vec![mail];
+        // What waits for the same node goes into the same commit.
+        while self.random.chance(25)
+            && let Some(more) = self
+                .wire
+                .iter()
+                .position(|(other, mail)| *other == to && !self.evicted.contains(&mail.sender()))
+        {
+            mails.push(self.wire.remove(more).1);
+        }
+        self.exchange(to, &mails, 80);
     }
 
-    fn exchange(&mut self, to: NodeId, mail: &Mail, answered: bool) {
+    /// One commit at `to`, and the answers to those who sent, unless they get lost.
+    fn exchange(&mut self, to: NodeId, mails: &[Mail], answered_percent: u64) {
         let now_ms = self.now_ms;
         let node = self.node(to);
         let mut unit = Unit::new();
-        let mut next = true;
-        let Ok(()) = match mail {
-            Mail::Frame(frame) => node.replica.receive(frame, &mut unit, &node.trees, now_ms),
-            Mail::Sweep(sweep) => {
-                let taken = node.replica.take_sweep(sweep, &mut unit, &node.trees, now_ms);
-                taken.map(|taken| next = taken)
-            }
-        };
+        let mut taken = Vec::new();
+        for mail in mails {
+            let Ok(next) = match mail {
+                Mail::Frame(frame) => {
+                    node.replica.receive(frame, &mut unit, &node.trees, now_ms).map(|()| true)
+                }
+                Mail::Sweep(sweep) => node.replica.take_sweep(sweep, &mut unit, &node.trees, now_ms),
+            };
+            taken.push(next);
+        }
         node.commit(unit);
         node.check();
-        let vv = node.replica.vv().clone();
-        if !answered {
-            return;
+        for (mail, next) in mails.iter().zip(taken) {
+            if self.random.chance(answered_percent) {
+                self.answer(to, mail, next);
+            }
         }
+    }
+
+    /// The sender hears what `to` has now.
+    fn answer(&mut self, to: NodeId, mail: &Mail, next: bool) {
+        let vv = self.nodes[&to].replica.vv().clone();
         let sender = self.node(mail.sender());
         sender.replica.acknowledge(to, &vv);
         if let Mail::Sweep(sweep) = mail
@@ -263,6 +293,14 @@ impl World {
         active.into_iter().for_each(|member| replica.admit(member));
     }
 
+    /// What is in memory only is lost: who has what, and how far sweeps are.
+    fn restarts(&mut self, id: NodeId) {
+        let active = self.active.clone();
+        let node = self.node(id);
+        node.restart();
+        active.into_iter().for_each(|member| node.replica.admit(member));
+    }
+
     fn settle_rosters(&mut self) {
         for id in self.active.clone() {
             for member in self.active.clone() {
@@ -282,7 +320,7 @@ impl World {
                     let vv = self.nodes[&to].replica.vv().clone();
                     self.node(from).replica.acknowledge(to, &vv);
                     let mail = self.mail(from, to, &vv, 1_000, false);
-                    self.exchange(to, &mail, true);
+                    self.exchange(to, &[mail], 100);
                 }
                 if self.random.chance(50) {
                     self.node(from).forget();

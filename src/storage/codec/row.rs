@@ -1,13 +1,13 @@
 //! A row of the change log, under the name of its first event.
 //!
 //! ```text
-//! row      check:4  flags:1  through:varint  count:varint (event)*  brought
+//! row      check:4  flags:1  through:varint  count:varint (event)*
 //!          flags bit 0: its unit forgot something; through is counted from the row's first event
-//! event    flags:1 [skipped:varint] shared:varint length:varint rest-of-key [seq:varint | dots]
+//! event    flags:1 [skipped:varint] shared:varint length:varint rest-of-key [seq:varint | dots] [brought: dots]
 //!          flags bits 0-1: kind; bit 2: events are missing before it, so many; bit 3: the key stands in this unit already;
-//!          bit 4: one version of the row's origin lived before, with this seq; neither 3 nor 4: these lived before.
+//!          bit 4: one version of the row's origin lived before, with this seq; neither 3 nor 4: these lived before;
+//!          bit 5: versions of this key come along whose own events are not here.
 //!          A key begins like the one before it in the row: so many bytes are shared with that.
-//! brought  dots: versions that come without their events
 //! dots     count:varint (seq*2+foreign:varint [origin:8])*      foreign: not of the row's origin
 //! ```
 
@@ -29,6 +29,8 @@ pub struct Event {
     pub key: Vec<u8>,
     /// The versions that were live at this node before the unit; `None` when an earlier event of the unit tells.
     pub before: Option<Vec<Dot>>,
+    /// Versions of the key that the unit brings in without their own events; told with `before`.
+    pub brought: Vec<Dot>,
 }
 
 /// A row of the log: a stretch of one origin's events that one unit logged.
@@ -40,8 +42,6 @@ pub struct Row {
     pub through: u64,
     /// Its events, by seq; one may be missing where something newer in the same unit stands for it.
     pub events: Vec<Event>,
-    /// Versions that the unit brought in without their events.
-    pub brought: Vec<Dot>,
     /// Did the unit forget what it had to know until then?
     pub forgot: bool,
 }
@@ -50,15 +50,13 @@ pub struct Row {
 pub fn encode_rows(unit: &Unit) -> Vec<(Row, Vec<u8>)> {
     let mut rows = Vec::new();
     let mut told = HashSet::new();
-    let mut brought: Vec<Dot> = unit.brought().collect();
     for (origin, stretch) in unit.stretches() {
         let open = |first: u64| {
-            let (events, brought) = (Vec::new(), Vec::new());
-            Row { first: Dot::new(origin, first), through: first, events, brought, forgot: unit.forgot() }
+            let first = Dot::new(origin, first);
+            Row { first, through: first.seq, events: Vec::new(), forgot: unit.forgot() }
         };
         let mut row = open(stretch.after + 1);
-        row.brought.append(&mut brought);
-        let mut bytes = row.brought.len() * DOT_BYTES_MAX;
+        let mut bytes = 0;
         for (seq, place) in &stretch.events {
             if bytes >= LOG_ROW_BYTES {
                 let next = open(row.events.last().map_or(*seq, |event| event.seq + 1));
@@ -67,9 +65,12 @@ pub fn encode_rows(unit: &Unit) -> Vec<(Row, Vec<u8>)> {
                 bytes = 0;
             }
             let touch = unit.at(*place);
-            let before = told.insert(*place).then(|| touch.before.clone());
-            bytes += touch.key.len() + 8 + before.as_ref().map_or(0, |dots| dots.len() * DOT_BYTES_MAX);
-            row.events.push(Event { seq: *seq, kind: touch.kind, key: touch.key.clone(), before });
+            let first = told.insert(*place);
+            let before = first.then(|| touch.before.clone());
+            let brought = if first { unit.brought(touch).collect() } else { Vec::new() };
+            bytes += touch.key.len() + 8;
+            bytes += (brought.len() + before.as_ref().map_or(0, Vec::len)) * DOT_BYTES_MAX;
+            row.events.push(Event { seq: *seq, kind: touch.kind, key: touch.key.clone(), before, brought });
         }
         row.through = stretch.through;
         rows.push(row);
@@ -100,7 +101,8 @@ fn encode_row(row: &Row) -> Vec<u8> {
             (_, Some(_)) => ONE,
             _ => 0,
         };
-        out.push(event.kind as u8 | if skipped > 0 { SKIPPED } else { 0 } | told);
+        let brings = if event.brought.is_empty() { 0 } else { BRINGS };
+        out.push(event.kind as u8 | if skipped > 0 { SKIPPED } else { 0 } | told | brings);
         if skipped > 0 {
             put_number(&mut out, skipped);
         }
@@ -113,15 +115,18 @@ fn encode_row(row: &Row) -> Vec<u8> {
             (_, Some(seq)) => put_number(&mut out, seq),
             (Some(before), None) => put_dots(&mut out, row.first.origin, before),
         }
+        if brings > 0 {
+            put_dots(&mut out, row.first.origin, &event.brought);
+        }
         (next, last) = (event.seq + 1, &event.key);
     }
-    put_dots(&mut out, row.first.origin, &row.brought);
     stamp(&change_key(row.first), out)
 }
 
 const SKIPPED: u8 = 4;
 const TOLD: u8 = 8;
 const ONE: u8 = 16;
+const BRINGS: u8 = 32;
 
 /// The row that these bytes hold under the name of its first event.
 pub fn decode_row(first: Dot, bytes: &[u8]) -> Result<Row, Junk> {
@@ -146,11 +151,11 @@ pub fn decode_row(first: Dot, bytes: &[u8]) -> Result<Row, Junk> {
             (_, true) => Some(vec![Dot::new(first.origin, from.number()?)]),
             _ => Some(from.dots(first.origin)?),
         };
-        events.push(Event { seq, kind: kind(flags & 3)?, key, before });
+        let brought = if flags & BRINGS != 0 { from.dots(first.origin)? } else { Vec::new() };
+        events.push(Event { seq, kind: kind(flags & 3)?, key, before, brought });
         next = seq.checked_add(1).ok_or(Junk)?;
     }
-    let brought = from.dots(first.origin)?;
-    from.end(Row { first, through, events, brought, forgot })
+    from.end(Row { first, through, events, forgot })
 }
 
 fn put_dots(out: &mut Vec<u8>, origin: NodeId, dots: &[Dot]) {
@@ -195,10 +200,11 @@ mod tests {
             let mut seq = first.seq;
             let events = keyed.into_iter().map(|(key, skipped, before)| {
                 seq += skipped + 1;
-                Event { seq: seq - 1, kind: Kind::Membership, key: key.into_bytes(), before }
+                let (key, brought) = (key.into_bytes(), brought.clone());
+                Event { seq: seq - 1, kind: Kind::Membership, key, before, brought }
             });
             let events: Vec<Event> = events.collect();
-            let row = Row { first, through: first.seq + 40, events, brought, forgot: first.seq % 2 == 1 };
+            let row = Row { first, through: first.seq + 40, events, forgot: first.seq % 2 == 1 };
             let bytes = encode_row(&row);
             prop_assert_eq!(decode_row(Dot::new(first.origin, 0), &bytes), Err(Junk));
             prop_assert_eq!(decode_row(first, &bytes), Ok(row));
