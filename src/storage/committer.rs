@@ -4,7 +4,7 @@
 //!
 //! A commit is one unit, made in memory from everything that was taken, and written as plain inserts in an order in
 //! which every prefix can be repaired (`apply.rs`). A sled transaction over the trees, or a batch a tree, would be
-//! atomic by themselves, but shut every reader out while they run, cost a second fdatasync a commit, and a quarter to
+//! atomic by themselves, but shut every reader out while they run, cost a second fdatasync a commit, and a third to
 //! two fifths more CPU (`docs/performance.md`).
 //!
 //! Order of the world: *persist, then publish, then answer*. Nobody is told anything that a crash could take back: even
