@@ -103,8 +103,8 @@ impl World {
             }
             360..720 => self.send(id, &everybody),
             720..920 => self.deliver(),
-            920..950 => self.node(id).forget(),
-            950..960 => self.trim(id),
+            920..940 => self.node(id).forget(),
+            940..960 => self.trim(id),
             960..975 => self.join(id),
             975..985 => self.evict(),
             985..992 => self.comes_back(),
