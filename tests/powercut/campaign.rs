@@ -193,7 +193,10 @@ impl<'a> Campaign<'a> {
             return Ok(());
         }
         let trace = Trace::read(&trace);
-        let history = History::found(report.me, report.seq, found).read(&trace.records);
+        // What had never served is made anew, by this life or, cut off again, by the next.
+        let served = history.me(at).is_some();
+        let base = if served { History::found(report.me, report.seq, found) } else { History::default() };
+        let history = base.read(&trace.records);
         let journal = Journal::new(trace, image, self.control);
         let count = if depth == 1 { rng.between(1, 3) } else { 1 };
         let opening = journal.openings[0].clone();
