@@ -139,6 +139,9 @@ pub const SWEEP_READ_KEYS: usize = 1_024;
 /// Bytes of a row of the change log from which on the next event opens another one.
 pub const LOG_ROW_BYTES: usize = 8 << 10;
 
+/// A row and its last event, with as many versions as local writes may pile up at 18 bytes each, stay an item of a leaf.
+const _: () = assert!(LOG_ROW_BYTES + KEY_BYTES_MAX + 2 * SIBLINGS_MAX * 18 < ENTRY_BYTES_MAX);
+
 /// Default of `--log-mib`: how much of the change log is kept although every member has it. Peers and watchers that were
 /// away for a moment go on from it; 1 MiB is about 50,000 writes of short keys.
 pub const LOG_MIB_DEFAULT: u64 = 1;

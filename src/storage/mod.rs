@@ -20,6 +20,7 @@ mod error;
 mod migrate;
 mod progress;
 mod recover;
+mod request;
 mod trees;
 mod watchdog;
 mod watermark;
@@ -33,10 +34,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use committer::{Action, Condition, Request, Tags, Written};
 pub use directory::{FORMAT, Tenant, tenant};
 pub use durable::{end_process, sync_calls};
 pub use error::{Error, Rejection};
+pub use request::{Action, Condition, Request, Tags, Written};
 pub use trees::read_row;
 use watchdog::Watchdog;
 use watermark::Watermark;

@@ -1,0 +1,71 @@
+//! What the committer is asked, and what it answers: a write as a client means it, with its conditions. Plain data; what
+//! becomes of it is decided in `committer.rs`, at the moment of the write.
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::replica::{Dot, Kind, Token};
+
+/// A write as a client means it.
+#[derive(Debug)]
+pub struct Request {
+    /// Which tree.
+    pub kind: Kind,
+    /// Which key.
+    pub key: Vec<u8>,
+    /// What to do.
+    pub action: Action,
+    /// In which state the key must be.
+    pub condition: Condition,
+    /// Which versions to replace; all when the client did not say.
+    pub token: Option<Token>,
+    /// Held until the request is done, whether or not its client still waits: room in memory.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+/// What to do with a key.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Store this text, for so many milliseconds if limited.
+    Put(Vec<u8>, Option<u64>),
+    /// Remove what is there.
+    Delete,
+}
+
+/// Preconditions, as of RFC 9110 section 13.
+#[derive(Debug, Clone, Default)]
+pub struct Condition {
+    /// The key must be in one of these states.
+    pub matches: Option<Tags>,
+    /// The key must be in none of these states.
+    pub matches_none: Option<Tags>,
+}
+
+/// States of a key, by the versions that a reader sees.
+#[derive(Debug, Clone)]
+pub enum Tags {
+    /// There is something to see.
+    Any,
+    /// Exactly these versions are.
+    These(Vec<Token>),
+}
+
+impl Condition {
+    /// Does it hold for a key in this state?
+    pub fn holds(&self, current: Option<&Token>) -> bool {
+        let among = |tags: &Tags| match (tags, current) {
+            (_, None) => false,
+            (Tags::Any, Some(_)) => true,
+            (Tags::These(tokens), Some(current)) => tokens.contains(current),
+        };
+        self.matches.as_ref().is_none_or(among) && !self.matches_none.as_ref().is_some_and(among)
+    }
+}
+
+/// A write that is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The event that it is.
+    pub dot: Dot,
+    /// Was there nothing to see under the key before?
+    pub created: bool,
+}
