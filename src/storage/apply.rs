@@ -3,7 +3,7 @@
 //! 1. *rows* of the log: what the unit touches, and what lived there before;
 //! 2. *chunks, index rows and the entry*, key by key;
 //! 3. *the summary*: vectors, clock, counts, digest; with it the unit is there;
-//! 4. flush: now it is on the disk, and those who wait are answered;
+//! 4. flush: now it is on the disk; the witness is told (`progress.rs`), and those who wait are answered;
 //! 5. *garbage*: chunks and index rows of what was put aside, rows that the log no longer needs. It goes to the disk with the
 //!    next unit; until then recovery knows it from the rows.
 //!
@@ -74,7 +74,7 @@ impl Applier {
         };
         self.trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;
         self.trees.db.flush()?;
-        Ok(())
+        self.progress.note(replica.vv())
     }
 
     /// One key: its index rows, and its entry with its chunks.
@@ -95,8 +95,8 @@ impl Applier {
         self.trees.put_entry(touch.kind, &touch.key, touch.entry)
     }
 
-    /// Drops what the last unit put aside, and notes how far the commits got.
-    pub fn settle(&mut self, vv: &VersionVector) -> Result<(), Error> {
+    /// Drops what the last unit put aside.
+    pub fn settle(&mut self) -> Result<(), Error> {
         let Garbage { rows, chunks, index } = std::mem::take(&mut self.garbage);
         for dot in rows {
             self.trees.changes.remove(change_key(dot))?;
@@ -107,7 +107,7 @@ impl Applier {
         for row in index {
             self.trees.expiry.remove(row)?;
         }
-        self.progress.note(vv)
+        Ok(())
     }
 
     /// Puts the last garbage, and the witness of how far the commits got, on the disk as well.

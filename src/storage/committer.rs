@@ -193,7 +193,7 @@ impl Committer {
             let _ = reply.send(answer);
         }
         if sealed {
-            self.applier.settle(self.replica.vv())?;
+            self.applier.settle()?;
         }
         if looks {
             self.look_ms = self.next_look(due, now_ms)?;

@@ -4,9 +4,9 @@
 //! lies in the same log, so the older state that is left looks sound: old values, deleted keys, and sequence numbers that
 //! would be given out twice. So the number of events of the newest durable commit is kept beside the log as well.
 //!
-//! It is written after the flush and the answers, hence never ahead of the log, and is not synced with every commit: after
-//! a power cut it may be behind, which weakens the proof for the last moments and never raises a false alarm. It is
-//! synced when the store opens and when it closes.
+//! It is written after the flush, hence never ahead of the log, and before the answers, hence never behind them when the
+//! process is killed. It is not synced with every commit: after a power cut it may be behind, which weakens the proof for
+//! the last moments and never raises a false alarm. It is synced when the store opens and when it closes.
 //!
 //! ```text
 //! PROGRESS   events:8 check:8     events = sum of all seqs of the version vector; check = XXH3(events)

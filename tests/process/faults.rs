@@ -184,3 +184,23 @@ fn a_hiccup_only_delays() {
         assert_eq!(node.stop().code(), Some(0));
     }
 }
+
+/// What is acknowledged is witnessed: else the loss of the very last commit would look like a store that never had it.
+#[test]
+fn an_answer_waits_for_the_witness() {
+    let _beside = beside();
+    let Some(faults) = Faults::new("a stalling witness") else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = faults.start(dir.path(), &[]);
+    let witnessed = || {
+        let bytes = std::fs::read(dir.path().join("PROGRESS")).expect("it can be read");
+        u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"))
+    };
+    let before = witnessed();
+    faults.set("witness stall 300");
+    for write in 1..=3 {
+        assert!(matches!(node.request("PUT", "/key/a", "{\"value\": 1}").status, 200 | 201));
+        assert!(witnessed() >= before + write, "write {write} was answered before it was witnessed");
+    }
+    assert!(faults.hits() > 0, "the fault has not struck");
+}

@@ -1,7 +1,9 @@
 /* A disk that fails on command: loaded before the C library, it makes writes and syncs of files under "/store/"
  * fail as the file named by DYNARUST_FAULT_FILE says, from the moment that file appears. It holds three words:
  *
- *   write|sync  EIO|ENOSPC|short|torn|stall  N
+ *   write|sync|witness  EIO|ENOSPC|short|torn|stall  N
+ *
+ * witness: writes of the file PROGRESS instead.
  *
  * EIO, ENOSPC: the call fails; the first N times, 0: for ever.    short: half is written, and said so.
  * torn: half is written, then the call fails, and all after it.   stall: the call first waits N milliseconds.
@@ -23,14 +25,14 @@ enum action { NONE, FAIL, SHORT, TORN, STALL };
 struct fault { enum action action; int error; long number; };
 static atomic_long failed;
 
-static int under_store(int fd)
+static int is_in(int fd, const char *part)
 {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length <= 0) return 0;
     path[length] = 0;
-    return strstr(path, "/store/") != NULL;
+    return strstr(path, part) != NULL;
 }
 
 static void hit(const char *trigger, const char *call, const char *action)
@@ -60,7 +62,8 @@ static struct fault wanted(int fd, const char *call)
     if (length <= 0) return none;
     text[length] = 0;
     if (sscanf(text, "%15s %15s %ld", which, action, &fault.number) != 3) return none;
-    if (strcmp(which, call) != 0 || !under_store(fd)) return none;
+    int witness = !strcmp(which, "witness");
+    if (strcmp(witness ? "write" : which, call) != 0 || !is_in(fd, witness ? "/PROGRESS" : "/store/")) return none;
     if (!strcmp(action, "EIO")) fault.action = FAIL, fault.error = EIO;
     else if (!strcmp(action, "ENOSPC")) fault.action = FAIL, fault.error = ENOSPC;
     else if (!strcmp(action, "short")) fault.action = SHORT;
