@@ -13,6 +13,9 @@ pub const VALUE_BYTES_DEFAULT: usize = 1 << 20;
 /// Hard limit of `--max-value-bytes`: one value travels and is answered as one piece of memory.
 pub const VALUE_BYTES_MAX: usize = 64 << 20;
 
+/// Largest head of a request, in bytes: the HTTP library's own bound (its `MAX_BUFFER_SIZE`), which it does not export.
+pub const HEAD_BYTES_MAX: usize = 128 << 10;
+
 /// What a request body may hold beside its value: member names, white space, `ttl_seconds`.
 pub const BODY_OVERHEAD_BYTES: usize = 4 << 10;
 
@@ -98,6 +101,10 @@ pub const REQUEST_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 
 /// Default of `--idle-timeout-ms`: a keep-alive connection without a request. Longer than the 60 s that proxies use.
 pub const IDLE_TIMEOUT_MS_DEFAULT: u64 = 75_000;
+
+/// How long a connection that ends with a refusal is still read from: else the client, still sending, would meet a reset in
+/// the place of its answer.
+pub const LINGER_MS: u64 = 1_000;
 
 /// A client that takes nothing of its answer for this long is cut off.
 pub const STUCK_READER_MS: u32 = 30_000;

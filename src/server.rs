@@ -3,14 +3,20 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
-use actix_web::dev::Server;
-use actix_web::{App as Actix, HttpServer};
+use actix_http::HttpService;
+use actix_server::Server;
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::App as Actix;
+use actix_web::dev::AppConfig;
+use tokio::net::TcpStream;
+
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::api::{self, App};
+use crate::api::{self, App, Wire};
 use crate::config::Config;
-use crate::limits::STUCK_READER_MS;
+use crate::limits::{LINGER_MS, STUCK_READER_MS};
 
 /// A socket that listens. Options set here are inherited by every connection.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -29,15 +35,32 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 const BACKLOG: i32 = 4_096;
 
 /// The server, to be awaited or stopped by its handle.
+///
+/// What `actix_web::HttpServer` does, over a stream of our own.
 pub fn serve(listener: TcpListener, app: Arc<App>, config: &Config) -> io::Result<Server> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    let server = HttpServer::new(move || Actix::new().configure(|routes| api::routes(routes, app.clone())))
+    let (request_timeout, idle_timeout) = (config.request_timeout, config.idle_timeout);
+    let service = move || {
+        let metrics = app.metrics.clone();
+        let routes = app.clone();
+        let routes = Actix::new().configure(move |config| api::routes(config, routes.clone()));
+        let http = HttpService::build()
+            .client_request_timeout(request_timeout)
+            .keep_alive(idle_timeout)
+            .client_disconnect_timeout(Duration::from_millis(LINGER_MS))
+            .on_connect_ext(|wire: &Wire, data| drop(data.insert(wire.turn())))
+            .h1(map_config(routes.into_factory(), |()| AppConfig::default()));
+        fn_service(move |stream: TcpStream| {
+            let peer = stream.peer_addr().ok();
+            std::future::ready(Ok((Wire::new(stream, metrics.clone()), peer)))
+        })
+        .and_then(http)
+    };
+    let server = Server::build()
         .workers(workers)
-        .max_connections(config.connections_max.div_ceil(workers))
-        .client_request_timeout(config.request_timeout)
-        .keep_alive(config.idle_timeout)
+        .max_concurrent_connections(config.connections_max.div_ceil(workers))
         .shutdown_timeout(1)
         .disable_signals()
-        .listen(listener)?;
+        .listen("clients", listener, service)?;
     Ok(server.run())
 }

@@ -10,6 +10,7 @@ mod keys;
 mod problem;
 mod request;
 mod time;
+mod wire;
 
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ use actix_web::{HttpRequest, HttpResponse};
 pub use about::{Member, member};
 pub use app::App;
 use problem::{Code, Problem};
+use wire::Answer;
+pub use wire::{Turn, Wire};
 
 /// Mounts every route; `app` is shared by all workers.
 ///
@@ -34,16 +37,18 @@ const KEY_METHODS: &str = "GET, HEAD, PUT, DELETE";
 /// Methods of the paths about the node.
 const NODE_METHODS: &str = "GET, HEAD";
 
-async fn route(request: HttpRequest, mut payload: Payload) -> HttpResponse {
+async fn route(request: HttpRequest, mut payload: Payload) -> HttpResponse<Answer> {
     let app = app(&request);
+    let turn = request.conn_data::<Turn>().expect("put there with every connection").clone();
+    turn.begin(request.method(), request.headers());
     let answer = match request.path() {
         path if path.starts_with("/key/") => key(app, &request, &mut payload).await,
         "/health" | "/ready" | "/stats" | "/membership" => node(app, &request).await,
         path => Err(no_such_path(path)),
     };
     // What nobody has read of the body stands before the next request of the connection.
-    let clean = request::drained(&mut payload).await;
-    finish(app, answer, clean)
+    let clean = request::drained(&mut payload, &turn).await;
+    finish(app, answer, turn, clean)
 }
 
 async fn key(app: &Arc<App>, request: &HttpRequest, payload: &mut Payload) -> Result<HttpResponse, Problem> {
@@ -80,7 +85,7 @@ fn no_such_path(path: &str) -> Problem {
 
 /// Errors become problem details, and are counted. A connection ends with an answer when the node stops, or when it is not
 /// `clean` and the rest of the request would be taken for the next one.
-fn finish(app: &App, answer: Result<HttpResponse, Problem>, clean: bool) -> HttpResponse {
+fn finish(app: &App, answer: Result<HttpResponse, Problem>, turn: Turn, clean: bool) -> HttpResponse<Answer> {
     let mut answer = answer.unwrap_or_else(|problem| {
         let status = problem.code.status();
         let counter =
@@ -88,10 +93,11 @@ fn finish(app: &App, answer: Result<HttpResponse, Problem>, clean: bool) -> Http
         counter.one();
         problem.answer()
     });
-    if app.stopping() || !clean {
+    let last = app.stopping() || !clean;
+    if last {
         answer.head_mut().set_connection_type(ConnectionType::Close);
     }
-    answer
+    answer.map_body(|_, body| turn.end(body, last))
 }
 
 fn app(request: &HttpRequest) -> &Arc<App> {

@@ -21,6 +21,10 @@ pub enum Code {
     NoSuchPath,
     /// The path is there, the method is not.
     MethodNotAllowed,
+    /// What came in is no HTTP request.
+    InvalidRequest,
+    /// Its head has no end.
+    HeadTooLarge,
     /// The key in the path is no key.
     InvalidKey,
     /// The body is not what the path takes.
@@ -62,6 +66,12 @@ impl Code {
             Code::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The path does not take this method")
             }
+            Code::InvalidRequest => ("invalid-request", StatusCode::BAD_REQUEST, "The request can't be read"),
+            Code::HeadTooLarge => (
+                "head-too-large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The head of the request is too large",
+            ),
             Code::InvalidKey => ("invalid-key", StatusCode::BAD_REQUEST, "The key is not valid"),
             Code::InvalidBody => ("invalid-body", StatusCode::BAD_REQUEST, "The body is not valid"),
             Code::InvalidParameter => {
@@ -131,8 +141,8 @@ impl Problem {
         Problem { allow: Some(allow), ..Problem::new(Code::MethodNotAllowed, detail) }
     }
 
-    /// The answer.
-    pub fn answer(&self) -> HttpResponse {
+    /// The JSON of it.
+    pub fn text(&self) -> String {
         let (code, status, title) = self.code.row();
         let mut body = format!(
             "{{\"type\":\"urn:dynarust:problem:{code}\",\"title\":\"{title}\",\"status\":{},\"detail\":{}",
@@ -143,7 +153,12 @@ impl Problem {
             let _ = write!(body, ",\"line\":{line},\"column\":{column}");
         }
         body.push('}');
-        let mut answer = HttpResponse::build(status);
+        body
+    }
+
+    /// The answer.
+    pub fn answer(&self) -> HttpResponse {
+        let mut answer = HttpResponse::build(self.code.status());
         answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")));
         if let Some(seconds) = self.code.retry_after() {
             answer.insert_header((header::RETRY_AFTER, HeaderValue::from_static(seconds)));
@@ -154,7 +169,7 @@ impl Problem {
         if let Some(etag) = &self.etag {
             answer.insert_header((header::ETAG, etag.as_str()));
         }
-        answer.body(body)
+        answer.body(self.text())
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::app::App;
 use super::json;
 use super::problem::{Code, Problem};
+use super::wire::Turn;
 use crate::limits::{
     BODY_OVERHEAD_BYTES, KEY_BYTES_MAX, TAGS_MAX, TRANSIT_FREE_BYTES, TTL_SECONDS_MAX, WAIT_MS_DEFAULT,
     WAIT_MS_MAX,
@@ -270,13 +271,14 @@ fn broken_off(error: &PayloadError) -> String {
 }
 
 /// Takes what has arrived of a body that nobody wants; `false` when more may come, which nobody will wait for.
-pub async fn drained(payload: &mut Payload) -> bool {
+pub async fn drained(payload: &mut Payload, turn: &Turn) -> bool {
     let mut taken = 0;
     std::future::poll_fn(|cx| {
         loop {
             match Pin::new(&mut *payload).poll_next(cx) {
                 Poll::Ready(None) => return Poll::Ready(true),
                 Poll::Ready(Some(Ok(piece))) if taken < TRANSIT_FREE_BYTES => taken += piece.len(),
+                Poll::Pending if turn.owes() => return Poll::Pending,
                 _ => return Poll::Ready(false),
             }
         }

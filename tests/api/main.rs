@@ -26,3 +26,4 @@ mod routes;
 mod shapes;
 mod status;
 mod values;
+mod wire;
