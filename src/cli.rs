@@ -98,6 +98,12 @@ pub struct Node {
     /// How much of the log of changes is kept although every member has it
     #[arg(long, value_name = "MIB", env = "DYNARUST_LOG_MIB", default_value_t = limits::LOG_MIB_DEFAULT)]
     pub log_mib: u64,
+    /// How much of it is kept for a member that lacks it; one that lacks more is sent everything anew
+    #[arg(long, value_name = "MIB", env = "DYNARUST_LOG_HELD_MIB", default_value_t = limits::LOG_HELD_MIB_DEFAULT)]
+    pub log_held_mib: u64,
+    /// A member that has been away for longer no longer holds back what deletes leave behind
+    #[arg(long, value_name = "HOURS", env = "DYNARUST_FORGET_AFTER_HOURS", default_value_t = limits::FORGET_AFTER_HOURS_DEFAULT)]
+    pub forget_after_hours: u64,
     /// Free disk space below which writes are answered 507 [default: 5 % of the file system, at least 8, at most 256]
     #[arg(long, value_name = "MIB", env = "DYNARUST_DISK_RESERVE_MIB")]
     pub disk_reserve_mib: Option<u64>,

@@ -28,6 +28,10 @@ pub struct Config {
     pub cache_bytes: u64,
     /// How much of the change log is kept although every member has it, in bytes.
     pub log_kept_bytes: usize,
+    /// How much of it is kept for a member that lacks it, in bytes.
+    pub log_held_bytes: usize,
+    /// A member that has been away for longer does not hold forgetting back.
+    pub forget_after: Duration,
     /// Free disk space below which writes stop; `None` follows the size of the file system.
     pub disk_reserve_bytes: Option<u64>,
     /// Longest commit.
@@ -74,6 +78,9 @@ impl Config {
             write_queue: bounded("--write-queue", flags.write_queue as u64, 1, 1_000_000)? as usize,
             cache_bytes: bounded("--cache-mib", flags.cache_mib, 1, 1 << 20)? << 20,
             log_kept_bytes: (bounded("--log-mib", flags.log_mib, 0, 1 << 20)? as usize) << 20,
+            log_held_bytes: (bounded("--log-held-mib", flags.log_held_mib, 1, 1 << 20)? as usize) << 20,
+            forget_after: bounded("--forget-after-hours", flags.forget_after_hours, 1, 24 * 3_660)
+                .map(|hours| Duration::from_secs(hours * 3_600))?,
             disk_reserve_bytes: match flags.disk_reserve_mib {
                 Some(mib) => Some(bounded("--disk-reserve-mib", mib, 8, 1 << 30)? << 20),
                 None => None,

@@ -75,6 +75,12 @@ pub const COMMIT_DISCARD_BYTES_MAX: u64 = 64 << 20;
 /// Most expired versions removed in one commit, so that a wave of expiry does not hold client writes up.
 pub const EXPIRED_PER_COMMIT_MAX: usize = 256;
 
+/// Most rows of the expiry index looked at in one commit: those of other nodes stand there until their grace is over.
+pub const EXPIRY_LOOK_MAX: usize = 4_096;
+
+/// Most keys, about, in which one commit looks for something to forget, beside what clients write.
+pub const FORGET_PER_COMMIT_MAX: usize = 256;
+
 /// Pause between looks at the expiry index while something is due later.
 pub const EXPIRY_PAUSE_MS: u64 = 250;
 
@@ -143,6 +149,9 @@ pub const CHUNK_READ_RETRIES_MAX: usize = 100;
 /// How many keys are read at a time while a piece of a sweep is compared with what is held: bounds memory, not work.
 pub const SWEEP_READ_KEYS: usize = 1_024;
 
+/// How many keys are read at a time for a piece of a sweep, between looks at its size.
+pub const SWEEP_STEP_KEYS: usize = 64;
+
 /// Bytes of a row of the change log from which on the next event opens another one.
 pub const LOG_ROW_BYTES: usize = 8 << 10;
 
@@ -152,3 +161,15 @@ const _: () = assert!(LOG_ROW_BYTES + KEY_BYTES_MAX + 2 * SIBLINGS_MAX * 18 < EN
 /// Default of `--log-mib`: how much of the change log is kept although every member has it. Peers and watchers that were
 /// away for a moment go on from it; 1 MiB is about 50,000 writes of short keys.
 pub const LOG_MIB_DEFAULT: u64 = 1;
+
+/// Default of `--log-held-mib`: how much of the change log is kept for a member that lacks it. One that lacks more is swept.
+pub const LOG_HELD_MIB_DEFAULT: u64 = 64;
+
+/// Default of `--forget-after-hours`: a member that has been away for longer no longer holds forgetting back.
+pub const FORGET_AFTER_HOURS_DEFAULT: u64 = 24;
+
+/// How often the committer looks who has been away for too long, when it commits anyway.
+pub const LAPSE_LOOK_MS: u64 = 60_000;
+
+/// Pause before a message that is no client's write asks again for room in the committer's queue.
+pub const FULL_QUEUE_PAUSE_MS: u64 = 5;

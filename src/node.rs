@@ -76,6 +76,8 @@ async fn serve(config: Config) -> Result<(), End> {
         reserve_bytes: config.disk_reserve_bytes,
         queue: config.write_queue,
         log_kept_bytes: config.log_kept_bytes,
+        log_held_bytes: config.log_held_bytes,
+        forget_after: config.forget_after,
         commit_deadline: config.commit_deadline,
         now_ms,
         random,

@@ -54,7 +54,7 @@ pub async fn membership(app: &App, request: &HttpRequest) -> Result<HttpResponse
     let store = app.store()?;
     let now_ms = (app.now_ms)();
     let mut members = Vec::new();
-    for (id, _) in store.members()? {
+    for id in store.members()? {
         let Some(member) = member(store, id, now_ms).await? else { continue };
         members.push(Shown {
             id: id.to_string(),

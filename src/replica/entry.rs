@@ -120,6 +120,12 @@ impl Entry {
         self.versions.is_empty() && self.context.is_empty()
     }
 
+    /// Is more remembered of it than its live versions need? That waits to be forgotten.
+    pub fn leftover(&self) -> bool {
+        let needed = |dot: Dot| self.versions.iter().any(|version| version.dot.origin == dot.origin);
+        !self.context.iter().all(needed)
+    }
+
     /// The event `dot` takes the place of the versions that `replaced` picks, which come back, and leaves `version` (or,
     /// a delete, nothing).
     pub(super) fn write(

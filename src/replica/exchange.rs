@@ -6,11 +6,11 @@ use std::collections::btree_map::Entry::Vacant;
 
 use super::dot::{Dot, NodeId};
 use super::entry::Entry;
-use super::frame::{Bound, Frame, Range, Sweep};
+use super::frame::{Bound, Bounds, Frame, Range, Sweep, size};
 use super::unit::{Place, Unit};
 use super::vector::VersionVector;
 use super::{Kind, Replica, Trees};
-use crate::limits::SWEEP_READ_KEYS;
+use crate::limits::{SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
 
 /// How far a receiver is in a sweep: lost with the process, for then the sweep begins anew. Under the keys up to `through`
 /// everything up to `target` is incorporated: a version that comes late from elsewhere, and was not listed, is dead.
@@ -27,29 +27,37 @@ impl Replica {
         !have.covers_all(&self.floor)
     }
 
-    /// Rule 2: the next frame for a peer that has `have` and needs no sweep, with at most `limit` events an origin;
-    /// `only` narrows it to some origins.
+    /// Rule 2: the next frame for a peer that has `have` and needs no sweep; `only` narrows it to some origins.
     pub fn frame<T: Trees>(
         &self,
         have: &VersionVector,
-        limit: u64,
+        bounds: Bounds,
         only: impl Fn(NodeId) -> bool,
         trees: &T,
     ) -> Result<Frame, T::Error> {
         let mut entries: BTreeMap<(Kind, Vec<u8>), Entry> = BTreeMap::new();
         let mut ranges = Vec::new();
+        let (mut count, mut bytes) = (0, 0);
         for Dot { origin, seq: upto } in self.vv.iter().filter(|dot| only(dot.origin)) {
             let after = have.get(origin);
-            let through = upto.min(after.saturating_add(limit));
-            if after >= upto {
+            if after >= upto || count >= bounds.count || bytes >= bounds.bytes {
                 continue;
             }
-            let changes = trees.changes(origin, after, through)?;
-            for change in &changes {
+            let mut through = upto.min(after.saturating_add(bounds.count - count));
+            let mut changes = trees.changes(origin, after, through)?;
+            for (at, change) in changes.iter().enumerate() {
                 if let Vacant(slot) = entries.entry((change.kind, change.key.clone())) {
-                    slot.insert(trees.entry(change.kind, &change.key)?);
+                    let entry = trees.entry(change.kind, &change.key)?;
+                    bytes += size(&change.key, &entry);
+                    slot.insert(entry);
+                }
+                if bytes >= bounds.bytes && at + 1 < changes.len() {
+                    through = change.seq;
+                    changes.truncate(at + 1);
+                    break;
                 }
             }
+            count += through - after;
             ranges.push(Range { origin, after, through, changes });
         }
         let entries = entries.into_iter().map(|((kind, key), entry)| (kind, key, entry)).collect();
@@ -97,19 +105,28 @@ impl Replica {
         Ok(())
     }
 
-    /// Rule 5: the next piece of a sweep, with at most `limit` keys; the first begins `after` `None`.
+    /// Rule 5: the next piece of a sweep; the first begins `after` `None`.
     pub fn sweep<T: Trees>(
         &self,
         target: VersionVector,
         after: Bound,
-        limit: usize,
+        bounds: Bounds,
         trees: &T,
     ) -> Result<Sweep, T::Error> {
-        let mut entries = trees.entries_after(after.as_ref(), limit)?;
-        let through = match entries.last() {
-            Some((kind, key, _)) if entries.len() == limit => Some((*kind, key.clone())),
-            _ => None,
-        };
+        let (mut entries, mut bytes, mut through) = (Vec::new(), 0, None);
+        while (entries.len() as u64) < bounds.count && bytes < bounds.bytes {
+            let from = through.as_ref().or(after.as_ref());
+            let step = (bounds.count as usize - entries.len()).min(SWEEP_STEP_KEYS);
+            let held = trees.entries_after(from, step)?;
+            through = held.last().map(|(kind, key, _)| (*kind, key.clone()));
+            let end = held.len() < step;
+            bytes += held.iter().map(|(_, key, entry)| size(key, entry)).sum::<usize>();
+            entries.extend(held);
+            if end {
+                through = None;
+                break;
+            }
+        }
         // What does not live need not be listed: that says it. But a delete may have seen what lies beyond the target.
         entries.retain(|(_, _, entry)| !entry.versions().is_empty() || !target.covers_all(entry.context()));
         let vv = self.vv.clone();

@@ -9,6 +9,21 @@ use super::entry::Entry;
 use super::vector::VersionVector;
 use super::{Change, Kind};
 
+/// How much one frame or piece may hold; what reaches a bound is the last of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Events of a frame, keys of a sweep.
+    pub count: u64,
+    /// Bytes, about.
+    pub bytes: usize,
+}
+
+/// What an entry takes on its way, about.
+pub(super) fn size(key: &[u8], entry: &Entry) -> usize {
+    let versions: usize = entry.versions().iter().map(|version| 48 + version.value.bytes() as usize).sum();
+    key.len() + versions + 16 * entry.context().iter().len()
+}
+
 /// A stretch of one origin's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {

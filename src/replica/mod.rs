@@ -30,7 +30,7 @@ pub use clock::{Clock, Hlc};
 pub use digest::Digest;
 pub use dot::{Dot, NodeId, NotAName, Token};
 pub use entry::{Entry, Value, Version};
-pub use frame::{Bound, Frame, Range, Sweep};
+pub use frame::{Bound, Bounds, Frame, Range, Sweep};
 pub use unit::{Place, Stretch, Touch, Unit};
 pub use vector::VersionVector;
 
@@ -203,6 +203,12 @@ impl Replica {
     /// The member left or was evicted: forgetting no longer waits for it.
     pub fn dismiss(&mut self, peer: NodeId) {
         self.peers.remove(&peer);
+        self.swept.remove(&peer);
+    }
+
+    /// The members that forgetting waits for, this node not among them.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.keys().copied()
     }
 
     /// A member said what it has. An answer only ever adds: old answers may come late.
@@ -239,11 +245,10 @@ impl Replica {
     /// the live versions need, and an entry without any is gone.
     pub fn forget(&mut self, unit: &mut Unit, place: Place) {
         let entry = &unit.at(place).entry;
-        let needed = |dot: Dot| entry.versions().iter().any(|version| version.dot.origin == dot.origin);
         // A unit that is cut off keeps what it has forgotten, so it must not forget what it has yet to take in.
         let kept = |dot: Dot| dot.origin == self.me || unit.stays(dot);
         let stable = entry.context().iter().all(|dot| self.stable(dot) && kept(dot));
-        if !stable || entry.context().iter().all(needed) {
+        if !stable || !entry.leftover() {
             return;
         }
         self.floor.join(entry.context());

@@ -139,7 +139,12 @@ impl Unit {
         self.touches.iter().filter(|touch| touch.changed)
     }
 
-    /// The same, for whoever writes them down.
+    /// Every key that it has looked at, changed or not, with its place.
+    pub fn placed(&self) -> impl Iterator<Item = (Place, &Touch)> {
+        self.touches.iter().enumerate().map(|(at, touch)| (Place(at), touch))
+    }
+
+    /// The keys that change, for whoever writes them down.
     pub fn into_changes(self) -> impl Iterator<Item = Touch> {
         self.touches.into_iter().filter(|touch| touch.changed)
     }

@@ -10,7 +10,7 @@
 //! Only the committer's thread gets here. Nothing is decided here: see `committer.rs` and `replica/`.
 
 use super::changes::{Changes, Kept, ROW_OVERHEAD_BYTES};
-use super::codec::{self, Summary};
+use super::codec::{self, REPAIR, Summary};
 use super::error::Error;
 use super::progress::Progress;
 use super::trees::{Trees, change_key, expiry_key, meta};
@@ -22,7 +22,11 @@ pub struct Applier {
     trees: Trees,
     changes: Changes,
     progress: Progress,
+    /// The number of the last repair row.
+    repairs: u64,
     garbage: Garbage,
+    /// Did rows leave the log whose keys may have something left to forget?
+    unforgotten: bool,
 }
 
 /// What to drop once the summary stands.
@@ -35,8 +39,18 @@ struct Garbage {
 
 impl Applier {
     /// Over an open store with these rows in its log.
-    pub fn new(trees: Trees, changes: Changes, progress: Progress) -> Applier {
-        Applier { trees, changes, progress, garbage: Garbage::default() }
+    pub fn new(trees: Trees, changes: Changes, progress: Progress, repairs: u64) -> Applier {
+        Applier { trees, changes, progress, repairs, garbage: Garbage::default(), unforgotten: false }
+    }
+
+    /// The rows of the log.
+    pub fn changes(&mut self) -> &mut Changes {
+        &mut self.changes
+    }
+
+    /// Have rows left the log, since the last question, whose keys may have something left to forget?
+    pub fn unforgotten(&mut self) -> bool {
+        std::mem::take(&mut self.unforgotten)
     }
 
     /// Puts a complete unit on the disk; [`Applier::settle`] must follow before the next. `before` is the replica's vector
@@ -53,11 +67,19 @@ impl Applier {
             self.garbage.rows.extend(self.changes.cut(dot.origin));
         }
         // Never rows of this unit: should it be cut off before its garbage, they tell what that was.
-        self.garbage.rows.extend(self.changes.trim(replica));
-        for (row, bytes) in codec::encode_rows(&unit) {
+        let (gone, unforgotten) = self.changes.trim(replica);
+        self.garbage.rows.extend(gone);
+        self.unforgotten |= unforgotten;
+        let leftover = unit.changes().any(|touch| touch.entry.leftover());
+        for (row, bytes) in codec::encode_rows(&unit, self.repairs) {
             self.trees.changes.insert(change_key(row.first), bytes.as_slice())?;
+            if row.first.origin == REPAIR {
+                self.garbage.rows.push(row.first);
+                self.repairs = row.through;
+                continue;
+            }
             let bytes = bytes.len() + ROW_OVERHEAD_BYTES;
-            self.changes.push(Kept { first: row.first, through: row.through, bytes });
+            self.changes.push(Kept { first: row.first, through: row.through, bytes, leftover });
         }
         replica.count(&unit);
         for touch in unit.into_changes() {
@@ -71,6 +93,7 @@ impl Applier {
             totals: *replica.totals(),
             unit: before,
             counted: false,
+            repairs: self.repairs,
         };
         self.trees.meta.insert(meta::SUMMARY, codec::encode_summary(&summary))?;
         self.trees.db.flush()?;

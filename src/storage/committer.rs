@@ -11,10 +11,10 @@
 //! a refusal shows what the key holds, so it too waits for the flush. Any error of the storage ends the process: sled's
 //! errors are sticky, and what is in memory is then ahead of the disk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -23,23 +23,31 @@ use super::apply::Applier;
 use super::disk::{Disk, Room};
 use super::durable;
 use super::error::{Error, Rejection};
+use super::heard::Said;
 use super::recover::Found;
-use super::request::{Action, Request, Written};
-use super::trees::{Trees, read_expiry_key};
+use super::request::{Action, Parcel, Request, Written};
+use super::trees::{Trees, change_key, meta, read_expiry_key, read_row};
 use super::watchdog::Watchdog;
-use super::{Published, Shared};
+use super::{Published, Settings, Shared};
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_DISCARD_BYTES_MAX, COMMIT_WRITES_MAX, EXPIRED_PER_COMMIT_MAX, EXPIRY_GRACE_MS,
-    EXPIRY_PAUSE_MS, SIBLINGS_MAX,
+    EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS, FORGET_PER_COMMIT_MAX, SIBLINGS_MAX,
 };
 use crate::replica::{
-    Dot, Entry, Place, Replaces, Replica, Token, Unit, Value, Version, VersionVector, Write,
+    Bound, Dot, Entry, Kind, NodeId, Place, Replaces, Replica, Token, Trees as _, Unit, Value, Version,
+    VersionVector, Write,
 };
 
 /// What the committer is sent.
 pub enum Message {
     /// Do this, and answer.
     Write(Request, oneshot::Sender<Result<Written, Rejection>>),
+    /// Take this in, and answer what is incorporated then.
+    Take(Parcel, oneshot::Sender<Result<VersionVector, Rejection>>),
+    /// From now on the store belongs to this cluster.
+    Adopt(NodeId, oneshot::Sender<Result<(), Rejection>>),
+    /// A member has said what it has: something that waits for that may go on.
+    Heard,
     /// Finish what came before, and end.
     Stop,
 }
@@ -64,8 +72,31 @@ impl From<Error> for Refusal {
     }
 }
 
-/// A request, and whom to answer.
-type Asked = (Request, oneshot::Sender<Result<Written, Rejection>>);
+/// What is to be done in a commit, and whom to answer.
+enum Asked {
+    Write(Request, oneshot::Sender<Result<Written, Rejection>>),
+    Take(Parcel, oneshot::Sender<Result<VersionVector, Rejection>>),
+    Adopt(NodeId, oneshot::Sender<Result<(), Rejection>>),
+}
+
+impl Asked {
+    /// What it brings, about.
+    fn bytes(&self) -> usize {
+        match self {
+            Asked::Write(Request { action: Action::Put(text, _), .. }, _) => text.len(),
+            Asked::Take(parcel, _) => parcel.bytes(),
+            _ => 0,
+        }
+    }
+}
+
+/// An answer that waits for the disk.
+enum Answer {
+    Written(oneshot::Sender<Result<Written, Rejection>>, Result<Written, Rejection>),
+    /// What is incorporated is known when the commit is.
+    Taken(oneshot::Sender<Result<VersionVector, Rejection>>, Result<(), Rejection>),
+    Adopted(oneshot::Sender<Result<(), Rejection>>),
+}
 
 /// The committer's own things; nobody else writes to the trees or the replica.
 pub struct Committer {
@@ -77,6 +108,8 @@ pub struct Committer {
     shared: Arc<Shared>,
     watchdog: Watchdog,
     now_ms: fn() -> u64,
+    /// A member away for longer does not hold forgetting back.
+    forget_after_ms: u64,
     /// Taken from the inbox and not yet performed.
     batch: VecDeque<Asked>,
     /// The unit that is being made.
@@ -87,6 +120,10 @@ pub struct Committer {
     commit: u64,
     /// When to look at the expiry index; `None` while it is empty.
     look_ms: Option<u64>,
+    /// Forgetting that no row of the log refers to.
+    pass: Pass,
+    /// Members that have been away for longer than forgetting waits for.
+    lapsed: BTreeSet<NodeId>,
 }
 
 impl Committer {
@@ -97,28 +134,32 @@ impl Committer {
         inbox: Receiver<Message>,
         shared: Arc<Shared>,
         watchdog: Watchdog,
-        now_ms: fn() -> u64,
+        settings: &Settings,
     ) -> Committer {
-        let Found { trees, replica, changes, progress, .. } = found;
+        let Found { trees, replica, changes, progress, repairs, .. } = found;
         Committer {
-            applier: Applier::new(trees.clone(), changes, progress),
+            applier: Applier::new(trees.clone(), changes, progress, repairs),
             trees,
             replica,
             disk,
             inbox,
             shared,
             watchdog,
-            now_ms,
+            now_ms: settings.now_ms,
+            forget_after_ms: settings.forget_after.as_millis() as u64,
             batch: VecDeque::new(),
             unit: Unit::new(),
             discarded: 0,
             commit: 1,
             look_ms: Some(0),
+            pass: Pass::default(),
+            lapsed: BTreeSet::new(),
         }
     }
 
     /// Works until it is told to stop, and everything that was taken is answered.
     pub fn run(mut self) {
+        or_end(self.admit());
         let mut stop = false;
         while !(stop && self.batch.is_empty()) {
             stop = stop || self.gather();
@@ -129,31 +170,37 @@ impl Committer {
 
     /// Waits for work when there is none, and takes all of it that fits into one commit; `true` when it is the last.
     fn gather(&mut self) -> bool {
-        let mut next = if self.batch.is_empty() { self.wait() } else { Ok(None) };
+        let idle = self.batch.is_empty() && !self.pass.under_way();
+        let mut next = if idle { self.wait() } else { self.poll() };
         let mut bytes = 0;
         loop {
-            match next {
-                Ok(Some(Message::Write(request, reply))) => {
-                    if let Action::Put(text, _) = &request.action {
-                        bytes += text.len();
-                    }
-                    self.batch.push_back((request, reply));
-                }
-                Ok(Some(Message::Stop)) | Err(RecvTimeoutError::Disconnected) => return true,
+            let asked = match next {
+                Ok(Message::Write(request, reply)) => Some(Asked::Write(request, reply)),
+                Ok(Message::Take(parcel, reply)) => Some(Asked::Take(parcel, reply)),
+                Ok(Message::Adopt(cluster, reply)) => Some(Asked::Adopt(cluster, reply)),
+                Ok(Message::Heard) => None,
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
                 Err(RecvTimeoutError::Timeout) => return false,
-                Ok(None) => {}
+            };
+            if let Some(asked) = asked {
+                bytes += asked.bytes();
+                self.batch.push_back(asked);
             }
             if self.batch.len() >= COMMIT_WRITES_MAX || bytes >= COMMIT_BYTES_MAX {
                 return false;
             }
-            match self.inbox.try_recv() {
-                Ok(message) => next = Ok(Some(message)),
-                Err(_) => return false,
-            }
+            next = self.poll();
         }
     }
 
-    fn wait(&mut self) -> Result<Option<Message>, RecvTimeoutError> {
+    fn poll(&self) -> Result<Message, RecvTimeoutError> {
+        self.inbox.try_recv().map_err(|e| match e {
+            TryRecvError::Empty => RecvTimeoutError::Timeout,
+            TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+        })
+    }
+
+    fn wait(&self) -> Result<Message, RecvTimeoutError> {
         match self.look_ms {
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(at) => {
@@ -161,7 +208,6 @@ impl Committer {
                 self.inbox.recv_timeout(Duration::from_millis(pause))
             }
         }
-        .map(Some)
     }
 
     /// One commit, from decision to answer.
@@ -169,28 +215,38 @@ impl Committer {
         let now_ms = (self.now_ms)();
         self.disk.look()?;
         let before = self.replica.vv().clone();
+        self.listen(now_ms);
+        self.forget()?;
         let looks = self.look_ms.is_some_and(|at| at <= now_ms);
         let due = if looks { self.expire(now_ms)? } else { Due::Later };
         let mut answers = Vec::with_capacity(self.batch.len());
-        let mut bytes = 0;
+        let (mut bytes, mut writes) = (0, 0);
         // One more is performed whatever it takes, then the rest waits for the next commit.
         while bytes < COMMIT_BYTES_MAX && self.discarded < COMMIT_DISCARD_BYTES_MAX {
-            let Some((request, reply)) = self.batch.pop_front() else { break };
-            if let Action::Put(text, _) = &request.action {
-                bytes += text.len();
-            }
-            let answer = match self.perform(request, now_ms) {
-                Ok(written) => Ok(written),
-                Err(Refusal::Client(rejection)) => Err(rejection),
-                Err(Refusal::Storage(error)) => return Err(error),
-            };
-            answers.push((reply, answer));
+            let Some(asked) = self.batch.pop_front() else { break };
+            bytes += asked.bytes();
+            answers.push(match asked {
+                Asked::Write(request, reply) => {
+                    writes += 1;
+                    Answer::Written(reply, refused(self.perform(request, now_ms))?)
+                }
+                Asked::Take(parcel, reply) => Answer::Taken(reply, refused(self.take(&parcel, now_ms))?),
+                Asked::Adopt(cluster, reply) => {
+                    self.trees.meta.insert(meta::CLUSTER, &cluster.0.to_be_bytes())?;
+                    self.trees.db.flush()?;
+                    Answer::Adopted(reply)
+                }
+            });
         }
         let sealed = self.seal(before)?;
-        self.shared.waiting.fetch_sub(answers.len() as u64, Ordering::Relaxed);
-        for (reply, answer) in answers {
+        self.shared.waiting.fetch_sub(writes, Ordering::Relaxed);
+        for answer in answers {
             // A client that went away meanwhile does not want to know.
-            let _ = reply.send(answer);
+            match answer {
+                Answer::Written(reply, answer) => drop(reply.send(answer)),
+                Answer::Taken(reply, taken) => drop(reply.send(taken.map(|()| self.replica.vv().clone()))),
+                Answer::Adopted(reply) => drop(reply.send(Ok(()))),
+            }
         }
         if sealed {
             self.applier.settle()?;
@@ -198,6 +254,8 @@ impl Committer {
         if looks {
             self.look_ms = self.next_look(due, now_ms)?;
         }
+        let waits = self.applier.changes().waits() || self.pass.waits();
+        self.shared.heard.want(waits);
         Ok(())
     }
 
@@ -210,13 +268,107 @@ impl Committer {
         }
         let me = self.replica.me();
         let events = self.replica.vv().get(me) - before.get(me);
+        let fresh = unit.changes().flat_map(|touch| touch.fresh());
+        let due = fresh.filter_map(|version| version.expires_at_ms).min();
+        self.look_ms = self.look_ms.into_iter().chain(due).min();
+        let roster = unit.changes().any(|touch| touch.kind == Kind::Membership);
+        self.shared.watermark.begin(self.commit);
         self.applier.apply(unit, &mut self.replica, before, &self.shared.watermark, self.commit)?;
+        if self.applier.unforgotten() {
+            self.pass.ask(self.replica.vv());
+        }
+        self.shared.publish(Published::of(&self.replica));
         self.shared.watermark.raise(self.commit);
         self.commit += 1;
         self.shared.metrics.commits.one();
         self.shared.metrics.writes.add(events);
-        self.shared.publish(Published::of(&self.replica));
+        if roster {
+            self.admit()?;
+        }
         Ok(true)
+    }
+
+    /// Forgetting waits for whoever is a member now.
+    fn admit(&mut self) -> Result<(), Error> {
+        let members: BTreeSet<NodeId> = self.trees.members()?.into_iter().collect();
+        let gone: Vec<NodeId> = self.replica.peers().filter(|peer| !members.contains(peer)).collect();
+        gone.into_iter().for_each(|peer| self.replica.dismiss(peer));
+        self.lapsed.retain(|peer| members.contains(peer));
+        members.iter().filter(|peer| !self.lapsed.contains(peer)).for_each(|peer| self.replica.admit(*peer));
+        self.shared.heard.keep(&members);
+        Ok(())
+    }
+
+    /// What the members have said that they have; who has said nothing for too long is not waited for.
+    fn listen(&mut self, now_ms: u64) {
+        let Some(heard) = self.shared.heard.news(now_ms) else { return };
+        for (peer, Said { vv, at_ms }) in heard {
+            let lapsed = now_ms.saturating_sub(at_ms) > self.forget_after_ms;
+            match (lapsed, self.lapsed.contains(&peer)) {
+                (true, false) => {
+                    log::warn!("member {peer} has been away for so long that forgetting goes on without it");
+                    self.replica.dismiss(peer);
+                    self.lapsed.insert(peer);
+                }
+                (false, true) => {
+                    self.lapsed.remove(&peer);
+                    self.replica.admit(peer);
+                }
+                _ => {}
+            }
+            self.replica.acknowledge(peer, &vv);
+        }
+    }
+
+    /// Lets go of what every member has seen: a share of it in each commit.
+    fn forget(&mut self) -> Result<(), Error> {
+        let mut keys = 0;
+        while keys < FORGET_PER_COMMIT_MAX
+            && let Some(row) = self.applier.changes().ripe(&self.replica)
+        {
+            let Some(bytes) = self.trees.changes.get(change_key(row.first))? else { continue };
+            for event in read_row(&change_key(row.first), &bytes)?.events {
+                let place = self.unit.load(event.kind, &event.key, &self.trees)?;
+                self.replica.forget(&mut self.unit, place);
+                keys += 1;
+            }
+        }
+        if !self.pass.begins(|vv| vv.iter().all(|dot| self.replica.stable(dot))) {
+            return Ok(());
+        }
+        let held = self.trees.entries_after(self.pass.after.as_ref(), FORGET_PER_COMMIT_MAX)?;
+        self.pass.after = held.last().map(|(kind, key, _)| (*kind, key.clone()));
+        for (kind, key, _) in held.iter().filter(|(_, _, entry)| entry.leftover()) {
+            let place = self.unit.load(*kind, key, &self.trees)?;
+            self.replica.forget(&mut self.unit, place);
+        }
+        if held.len() < FORGET_PER_COMMIT_MAX {
+            self.pass.end();
+        }
+        Ok(())
+    }
+
+    /// Takes in what a peer has sent.
+    fn take(&mut self, parcel: &Parcel, now_ms: u64) -> Result<(), Refusal> {
+        if self.disk.spend(parcel.bytes() as u64) == Room::None {
+            self.shared.metrics.refused_disk_full.one();
+            return Err(Refusal::Client(Rejection::DiskFull));
+        }
+        // A unit that could not be finished must not be written: damage that is met here ends the process.
+        let fatal = |error: Error| Refusal::Storage(error);
+        match parcel {
+            Parcel::Frame(frame) => {
+                self.replica.receive(frame, &mut self.unit, &self.trees, now_ms).map_err(fatal)?;
+            }
+            Parcel::Sweep(sweep) => {
+                self.replica.take_sweep(sweep, &mut self.unit, &self.trees, now_ms).map_err(fatal)?;
+                if sweep.through.is_none() {
+                    // No row of the log refers to what the swept entries remember.
+                    self.pass.ask(self.replica.vv());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Decides one request by what the key holds at this moment of the commit.
@@ -263,9 +415,6 @@ impl Committer {
 
     /// One event.
     fn write(&mut self, place: Place, write: Write, now_ms: u64) -> Dot {
-        if let Some((_, Some(at))) = write.value {
-            self.look_ms = Some(self.look_ms.map_or(at, |look| look.min(at)));
-        }
         let chunked = |entry: &Entry| -> u64 {
             let chunked = entry.versions().iter().filter(|v| matches!(v.value, Value::Chunked { .. }));
             chunked.map(|version| version.value.bytes()).sum()
@@ -283,10 +432,14 @@ impl Committer {
             return Ok(Due::Later);
         }
         let due = ..(now_ms + 1).to_be_bytes();
-        let rows = self.trees.expiry.range(due).take(EXPIRED_PER_COMMIT_MAX);
+        // Those of other nodes, in their grace, must not hide the rest.
+        let rows = self.trees.expiry.range(due).take(EXPIRY_LOOK_MAX);
         let rows = rows.map(|row| Ok(row?.0)).collect::<Result<Vec<sled::IVec>, Error>>()?;
-        let mut removed = false;
+        let mut removed = 0;
         for row in &rows {
+            if removed >= EXPIRED_PER_COMMIT_MAX {
+                return Ok(Due::Now);
+            }
             let (at, kind, key) = read_expiry_key(row)?;
             let place = self.unit.load(kind, key, &self.trees)?;
             let held = &self.unit.at(place).entry;
@@ -294,11 +447,11 @@ impl Committer {
             let timed = || held.versions().iter().filter(|v| v.expires_at_ms == Some(at));
             if timed().next().is_none() {
                 self.trees.expiry.remove(row)?;
-                removed = true;
+                removed += 1;
             }
             let dead: Vec<Dot> = timed().filter(mine).map(|version| version.dot).collect();
             if !dead.is_empty() {
-                removed = true;
+                removed += 1;
                 self.shared.metrics.expired.add(dead.len() as u64);
                 let replaces = Replaces::Named(Token::new(dead));
                 self.write(place, Write { replaces, value: None }, now_ms);
@@ -308,7 +461,7 @@ impl Committer {
                 return Ok(Due::Now);
             }
         }
-        Ok(if removed && rows.len() == EXPIRED_PER_COMMIT_MAX { Due::Now } else { Due::Later })
+        Ok(if removed > 0 && rows.len() == EXPIRY_LOOK_MAX { Due::Now } else { Due::Later })
     }
 
     /// When to look at the expiry index again.
@@ -319,6 +472,53 @@ impl Committer {
         let next = self.trees.expiry.iter().next().transpose()?;
         let next = next.map(|(row, _)| read_expiry_key(&row).map(|(at, ..)| at)).transpose()?;
         Ok(next.map(|at| at.max(now_ms + EXPIRY_PAUSE_MS)))
+    }
+}
+
+/// Forgetting that walks all keys, since what waits to be forgotten stands in no row of the log.
+#[derive(Default)]
+struct Pass {
+    /// It may begin when every member has this.
+    asked: Option<VersionVector>,
+    /// Is it on its way?
+    begun: bool,
+    /// How far it has come.
+    after: Bound,
+}
+
+impl Pass {
+    /// There is something to forget once every member has this.
+    fn ask(&mut self, vv: &VersionVector) {
+        self.asked.get_or_insert_default().join(vv);
+    }
+
+    /// Is there a step to do?
+    fn begins(&mut self, stable: impl Fn(&VersionVector) -> bool) -> bool {
+        if !self.begun && self.asked.as_ref().is_some_and(stable) {
+            *self = Pass { asked: None, begun: true, after: None };
+        }
+        self.begun
+    }
+
+    fn under_way(&self) -> bool {
+        self.begun
+    }
+
+    fn waits(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    fn end(&mut self) {
+        self.begun = false;
+    }
+}
+
+/// A refusal goes to who asked, a failure of the storage up.
+fn refused<T>(done: Result<T, Refusal>) -> Result<Result<T, Rejection>, Error> {
+    match done {
+        Ok(done) => Ok(Ok(done)),
+        Err(Refusal::Client(rejection)) => Ok(Err(rejection)),
+        Err(Refusal::Storage(error)) => Err(error),
     }
 }
 

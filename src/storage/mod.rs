@@ -17,14 +17,18 @@ mod directory;
 mod disk;
 mod durable;
 mod error;
+mod feed;
+mod heard;
 mod migrate;
 mod progress;
 mod recover;
 mod request;
+mod shipping;
 mod trees;
 mod watchdog;
 mod watermark;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -32,24 +36,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use directory::{FORMAT, Tenant, tenant};
 pub use durable::{end_process, sync_calls};
 pub use error::{Error, Rejection};
-pub use request::{Action, Condition, Request, Tags, Written};
+pub use heard::Said;
+pub use request::{Action, Condition, Parcel, Request, Tags, Written};
+pub use shipping::Next;
 pub use trees::read_row;
 use watchdog::Watchdog;
 use watermark::Watermark;
 
 use crate::exit::Exit;
-use crate::limits::CHUNK_READ_RETRIES_MAX;
+use crate::limits::{CHUNK_READ_RETRIES_MAX, FULL_QUEUE_PAUSE_MS};
 use crate::metrics::Metrics;
 use crate::replica::{
-    Clock, Entry, Kind, NodeId, Replica, Totals, Trees as _, Value, Version, VersionVector,
+    Bound, Bounds, Clock, Entry, Kind, NodeId, Replica, Sweep, Totals, Trees as _, Value, Version,
+    VersionVector,
 };
 use committer::{Committer, Message};
 use disk::Disk;
+use heard::Heard;
 use trees::Trees;
 
 /// How a store is opened; values are valid.
@@ -65,6 +73,10 @@ pub struct Settings {
     pub queue: usize,
     /// How much of the change log is kept although every member has it, in bytes.
     pub log_kept_bytes: usize,
+    /// How much of it is kept for a member that lacks it, in bytes.
+    pub log_held_bytes: usize,
+    /// A member that has been away for longer does not hold forgetting back.
+    pub forget_after: Duration,
     /// How long a commit may take before the process ends.
     pub commit_deadline: Duration,
     /// Milliseconds since 1970.
@@ -79,8 +91,10 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     trees: Trees,
-    cluster: u64,
+    cluster: AtomicU64,
     me: NodeId,
+    now_ms: fn() -> u64,
+    feed: watch::Receiver<u64>,
     directory: directory::Directory,
     reserve_bytes: u64,
     capacity: usize,
@@ -94,6 +108,8 @@ pub struct Shared {
     watermark: Watermark,
     metrics: Arc<Metrics>,
     published: Mutex<Published>,
+    /// What the members have on their disks.
+    heard: Heard,
     stopping: AtomicBool,
     /// Writes sent and not yet answered.
     waiting: AtomicU64,
@@ -129,6 +145,10 @@ impl Published {
 impl Shared {
     fn publish(&self, published: Published) {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+    }
+
+    fn published(&self) -> Published {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -168,18 +188,22 @@ impl Store {
             watermark: Watermark::new(),
             metrics,
             published: Mutex::new(Published::of(&found.replica)),
+            heard: Heard::new((settings.now_ms)()),
             stopping: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
         });
         let (inbox, messages) = sync_channel(settings.queue);
         let (me, reserve_bytes) = (found.replica.me(), disk.reserve_bytes());
-        let (trees, cluster) = (found.trees.clone(), found.cluster);
+        let (trees, cluster) = (found.trees.clone(), AtomicU64::new(found.cluster));
         disk.keep_ballast();
-        let committer = Committer::new(found, disk, messages, shared.clone(), watchdog, settings.now_ms);
+        let feed = feed::start(&trees.changes)?;
+        let committer = Committer::new(found, disk, messages, shared.clone(), watchdog, settings);
         Ok(Store(Arc::new(Inner {
             trees,
             cluster,
             me,
+            now_ms: settings.now_ms,
+            feed,
             directory,
             reserve_bytes,
             capacity: settings.queue,
@@ -196,7 +220,7 @@ impl Store {
 
     /// The cluster's id.
     pub fn cluster(&self) -> NodeId {
-        NodeId(self.0.cluster)
+        NodeId(self.0.cluster.load(Ordering::Acquire))
     }
 
     /// The data directory.
@@ -307,21 +331,110 @@ impl Store {
         Err(Error::Failed("a key is overwritten faster than it can be read".into()))
     }
 
-    /// The entries of all members, by node id.
-    pub fn members(&self) -> Result<Vec<(NodeId, Entry)>, Error> {
-        let mut members = Vec::new();
-        for item in self.0.trees.membership.iter() {
-            let (key, _) = fatal_if_failed(item.map_err(Error::from))?;
-            let id = key.as_ref().try_into().map(u64::from_be_bytes);
-            let id = id.map_err(|_| Error::Damaged("a key of the membership tree is damaged".into()))?;
-            members.push((NodeId(id), fatal_if_failed(self.0.trees.entry(Kind::Membership, &key))?));
-        }
-        Ok(members)
+    /// All members.
+    pub fn members(&self) -> Result<Vec<NodeId>, Error> {
+        fatal_if_failed(self.0.trees.members())
     }
 
     /// The replica as of the newest durable commit.
     pub fn published(&self) -> Published {
-        self.0.shared.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.shared.published()
+    }
+
+    /// From now on the store belongs to this cluster; on the disk when this comes back.
+    pub async fn adopt(&self, cluster: NodeId) -> Result<(), Rejection> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::Adopt(cluster, reply)).await?;
+        answer.await.unwrap_or(Err(Rejection::Stopping))?;
+        self.0.cluster.store(cluster.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back.
+    pub async fn take(&self, parcel: Parcel) -> Result<VersionVector, Rejection> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::Take(parcel, reply)).await?;
+        answer.await.unwrap_or(Err(Rejection::Stopping))
+    }
+
+    /// Hands the committer what is no client's write: there are few of those at a time, so they may wait for room.
+    async fn post(&self, mut message: Message) -> Result<(), Rejection> {
+        loop {
+            if self.0.shared.stopping.load(Ordering::Acquire) {
+                return Err(Rejection::Stopping);
+            }
+            match self.0.inbox.try_send(message) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Disconnected(_)) => return Err(Rejection::Stopping),
+                Err(TrySendError::Full(back)) => message = back,
+            }
+            tokio::time::sleep(Duration::from_millis(FULL_QUEUE_PAUSE_MS)).await;
+        }
+    }
+
+    /// What a peer that has `have` needs next, of the origins that `only` picks.
+    pub async fn next_for(
+        &self,
+        have: &VersionVector,
+        bounds: Bounds,
+        only: impl Fn(NodeId) -> bool + Send + 'static,
+    ) -> Result<Next, Error> {
+        let (inner, have) = (self.0.clone(), have.clone());
+        let read = move || shipping::next(&inner.trees, &inner.shared, inner.me, &have, bounds, only);
+        self.shown(read).await
+    }
+
+    /// The next piece of a sweep.
+    pub async fn sweep_for(
+        &self,
+        target: VersionVector,
+        after: Bound,
+        bounds: Bounds,
+    ) -> Result<Sweep, Error> {
+        let inner = self.0.clone();
+        let read = move || shipping::piece(&inner.trees, &inner.shared, inner.me, target, after, bounds);
+        self.shown(read).await
+    }
+
+    /// Reads on a thread that may block, and waits until what was read is on the disk.
+    async fn shown<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<(T, u64), Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let read = tokio::task::spawn_blocking(move || fatal_if_failed(read())).await;
+        let (shown, commit) =
+            read.unwrap_or_else(|e| Err(Error::Failed(format!("a reading thread ended: {e}"))))?;
+        self.0.shared.watermark.reached(commit).await;
+        Ok(shown)
+    }
+
+    /// A number that changes whenever the log is about to grow; [`Store::settled`] tells when it has.
+    pub fn feed(&self) -> watch::Receiver<u64> {
+        self.0.feed.clone()
+    }
+
+    /// Waits until every commit that has begun is on the disk.
+    pub async fn settled(&self) {
+        let shared = &self.0.shared;
+        shared.watermark.reached(shared.watermark.begun()).await;
+    }
+
+    /// A member has this on its disk.
+    pub fn acknowledge(&self, peer: NodeId, vv: &VersionVector) {
+        if self.0.shared.heard.say(peer, vv, (self.0.now_ms)()) {
+            // When the queue is full, the committer looks by itself soon enough.
+            let _ = self.0.inbox.try_send(Message::Heard);
+        }
+    }
+
+    /// What the members have said that they have on their disks; this node's own place in it says nothing.
+    pub fn said(&self) -> BTreeMap<NodeId, Said> {
+        self.0.shared.heard.all()
+    }
+
+    /// Waits until this holds of what the members have said.
+    pub async fn until_said(&self, done: impl FnMut(&BTreeMap<NodeId, Said>) -> bool) {
+        self.0.shared.heard.until(done).await;
     }
 
     /// How full the queue of writes is.

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::changes::{Changes, Kept, ROW_OVERHEAD_BYTES};
-use super::codec::{self, Junk, Row, Summary};
+use super::codec::{self, Junk, REPAIR, Row, Summary};
 use super::directory::{Directory, State};
 use super::error::Error;
 use super::progress::Progress;
@@ -40,6 +40,8 @@ pub struct Found {
     pub cluster: u64,
     /// How far the commits got.
     pub progress: Progress,
+    /// The number of the last repair row.
+    pub repairs: u64,
 }
 
 /// Opens what is in the directory, or makes it with `fresh` ids of node and cluster.
@@ -65,7 +67,7 @@ pub fn open(
     watchdog.guard(|| prove_sync(&trees))?;
     let progress = Progress::open(directory.path(), new)?;
     let me = NodeId(trees.id(meta::NODE)?);
-    let changes = Changes::new(settings.log_kept_bytes);
+    let changes = Changes::new(settings.log_kept_bytes, settings.log_held_bytes);
     let check = |found: &_| if new { Ok(()) } else { progress.check(found) };
     let (summary, changes) = recover(&trees, me, changes, check)?;
     watchdog.guard(|| trees.db.flush())?;
@@ -76,7 +78,8 @@ pub fn open(
         directory.ready()?;
     }
     let replica = Replica::resume(me, summary.vv, summary.floor, summary.clock, summary.totals);
-    Ok(Found { cluster: trees.id(meta::CLUSTER)?, replica, changes, trees, progress })
+    let repairs = summary.repairs;
+    Ok(Found { cluster: trees.id(meta::CLUSTER)?, replica, changes, trees, progress, repairs })
 }
 
 fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error> {
@@ -146,7 +149,7 @@ fn recover(
 ) -> Result<(Summary, Changes), Error> {
     let committed = trees.summary()?;
     let mut summary = committed.clone();
-    let Log { kept, mut last, mut tail } = read_log(trees, &committed)?;
+    let Log { kept, mut last, mut tail, repairs } = read_log(trees, &committed)?;
     let seen = scan(trees, me)?;
     let mut expected = committed.totals;
     if !committed.counted {
@@ -167,16 +170,17 @@ fn recover(
     summary.totals = seen.totals;
     if ours().next().is_some() {
         summary.clock = Clock::from(summary.clock.last().max(seen.latest));
-        if tail.iter().any(|row| row.forgot) {
-            // What it was is not known: a higher floor only makes peers ask for more.
-            summary.floor.join(&summary.vv);
-        }
+    }
+    if tail.iter().any(|row| row.forgot) {
+        // What it was is not known: a higher floor only makes peers ask for more.
+        summary.floor.join(&summary.vv);
     }
     if !tail.is_empty() {
         let events: usize = tail.iter().map(|row| row.events.len()).sum();
         log::info!("{events} writes were cut off under way; what had come of them is kept");
     }
-    let stale = unbroken(&kept, &mut summary, &mut changes);
+    let mut stale = unbroken(&kept, &mut summary, &mut changes);
+    stale.extend(repairs);
     summary.counted = true;
     // First the summary, as in a commit, for the case that the power goes in the middle of the garbage: it still names
     // where its unit began.
@@ -205,15 +209,28 @@ struct Log {
     last: Vec<Row>,
     /// Those beyond the summary: all of one unit that was cut off.
     tail: Vec<Row>,
+    /// Names of repair rows, which always go: they are among the two before this as well.
+    repairs: Vec<Dot>,
 }
 
 fn read_log(trees: &Trees, committed: &Summary) -> Result<Log, Error> {
-    let mut log = Log { kept: Vec::new(), last: Vec::new(), tail: Vec::new() };
+    let mut log = Log { kept: Vec::new(), last: Vec::new(), tail: Vec::new(), repairs: Vec::new() };
     for item in trees.changes.iter() {
         let (key, bytes) = item.map_err(|e| Error::Damaged(format!("the change log can't be read: {e}")))?;
         let row = read_row(&key, &bytes)?;
         let bytes = bytes.len() + ROW_OVERHEAD_BYTES;
-        log.kept.push(Kept { first: row.first, through: row.through, bytes });
+        if row.first.origin == REPAIR {
+            log.repairs.push(row.first);
+            let complete = row.first.seq <= committed.repairs;
+            if complete {
+                log.last.push(row)
+            } else {
+                log.tail.push(row)
+            }
+            continue;
+        }
+        // Whether forgetting has been there is not known.
+        log.kept.push(Kept { first: row.first, through: row.through, bytes, leftover: true });
         if !committed.vv.covers(row.first) {
             log.tail.push(row);
         } else if !committed.unit.covers(row.first) {

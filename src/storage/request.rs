@@ -3,7 +3,7 @@
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::replica::{Dot, Kind, Token};
+use crate::replica::{Dot, Entry, Frame, Kind, Sweep, Token};
 
 /// A write as a client means it.
 #[derive(Debug)]
@@ -68,4 +68,25 @@ pub struct Written {
     pub dot: Dot,
     /// Was there nothing to see under the key before?
     pub created: bool,
+}
+
+/// What a peer has sent.
+#[derive(Debug)]
+pub enum Parcel {
+    /// Events, and the entries that they touched.
+    Frame(Frame),
+    /// A piece of the peer's whole state.
+    Sweep(Sweep),
+}
+
+impl Parcel {
+    /// Bytes of all values in it.
+    pub fn bytes(&self) -> usize {
+        let entries = match self {
+            Parcel::Frame(frame) => &frame.entries,
+            Parcel::Sweep(sweep) => &sweep.entries,
+        };
+        let bytes = |entry: &Entry| entry.versions().iter().map(|version| version.value.bytes()).sum::<u64>();
+        entries.iter().map(|(_, _, entry)| bytes(entry) as usize).sum()
+    }
 }

@@ -73,6 +73,21 @@ impl Trees {
         }
     }
 
+    /// Who is a member: whose record lives.
+    pub fn members(&self) -> Result<Vec<NodeId>, Error> {
+        let mut members = Vec::new();
+        for item in self.membership.iter() {
+            let (key, bytes) = item?;
+            let damaged = || damaged_entry(Kind::Membership, &key);
+            let id = key.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| damaged())?;
+            let entry = codec::decode_entry(&key, &bytes).map_err(|Junk| damaged())?;
+            if !entry.versions().is_empty() {
+                members.push(NodeId(id));
+            }
+        }
+        Ok(members)
+    }
+
     /// Stores or removes a key's entry. Values too large for a leaf move to chunks first.
     pub fn put_entry(&self, kind: Kind, key: &[u8], mut entry: Entry) -> Result<(), Error> {
         if entry.is_gone() {

@@ -15,6 +15,7 @@ use crate::limits::PENDING_SLOTS;
 /// Which commits are durable, and which keys have one on its way.
 pub struct Watermark {
     durable: AtomicU64,
+    begun: AtomicU64,
     slots: Box<[AtomicU64]>,
     raised: Notify,
 }
@@ -23,7 +24,17 @@ impl Watermark {
     /// Nothing is on its way.
     pub fn new() -> Watermark {
         let slots = (0..PENDING_SLOTS).map(|_| AtomicU64::new(0)).collect();
-        Watermark { durable: AtomicU64::new(0), slots, raised: Notify::new() }
+        Watermark { durable: AtomicU64::new(0), begun: AtomicU64::new(0), slots, raised: Notify::new() }
+    }
+
+    /// This commit is about to change something.
+    pub fn begin(&self, commit: u64) {
+        self.begun.store(commit, Ordering::Release);
+    }
+
+    /// The newest commit that has changed anything, for who has read many keys already.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
     }
 
     /// This commit is about to change this key.

@@ -164,6 +164,8 @@ pub fn open(dir: &Path) -> Result<Store, dynarust::storage::Error> {
         reserve_bytes: Some(1 << 20),
         queue: 4_096,
         log_kept_bytes: LOG_KEPT_BYTES,
+        log_held_bytes: 64 << 20,
+        forget_after: std::time::Duration::from_secs(86_400),
         commit_deadline: Duration::from_secs(60),
         now_ms,
         random,

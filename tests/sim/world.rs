@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dynarust::replica::{Dot, Frame, NodeId, Replaces, Sweep, Token, Unit, VersionVector};
+use dynarust::replica::{Bounds, Dot, Frame, NodeId, Replaces, Sweep, Token, Unit, VersionVector};
 
 use crate::node::{Node, Sweeping};
 use crate::oracle::Oracle;
@@ -176,14 +176,17 @@ impl World {
 
     /// What a shipper would send now to a peer that has `have`.
     fn mail(&mut self, from: NodeId, to: NodeId, have: &VersionVector, limit: u64, own_only: bool) -> Mail {
+        // Now and then a few bytes end it as well.
+        let bytes = if self.random.chance(20) { 60 } else { usize::MAX };
+        let bounds = Bounds { count: limit, bytes };
         let node = self.node(from);
         if !node.replica.must_sweep(have) {
-            let Ok(frame) = node.replica.frame(have, limit, |o| !own_only || o == from, &node.trees);
+            let Ok(frame) = node.replica.frame(have, bounds, |o| !own_only || o == from, &node.trees);
             return Mail::Frame(frame);
         }
         let start = Sweeping { target: node.replica.vv().clone(), after: None };
         let Sweeping { target, after } = node.sweeps.entry(to).or_insert(start).clone();
-        let Ok(sweep) = node.replica.sweep(target, after, limit as usize, &node.trees);
+        let Ok(sweep) = node.replica.sweep(target, after, bounds, &node.trees);
         Mail::Sweep(sweep)
     }
 

@@ -10,12 +10,15 @@
 //!          A key begins like the one before it in the row: so many bytes are shared with that.
 //! dots     count:varint (seq*2+foreign:varint [origin:8])*      foreign: not of the row's origin
 //! ```
+//!
+//! A key that a unit changes without an event (it is forgotten, or swept) stands in a *repair row*, under an origin that no
+//! node has and with numbers of its own: it tells what lived there until the unit is complete, and then goes.
 
 use std::collections::HashSet;
 
 use super::{Junk, Reader, kind, put_number, stamp, stamped};
 use crate::limits::LOG_ROW_BYTES;
-use crate::replica::{Dot, Kind, NodeId, Unit};
+use crate::replica::{Dot, Kind, NodeId, Place, Unit};
 use crate::storage::trees::change_key;
 
 /// What the log says of one event.
@@ -46,8 +49,12 @@ pub struct Row {
     pub forgot: bool,
 }
 
-/// The rows of what a unit logs, each with its key, in the order in which they are to be written.
-pub fn encode_rows(unit: &Unit) -> Vec<(Row, Vec<u8>)> {
+/// The origin of repair rows; no node has this id.
+pub const REPAIR: NodeId = NodeId(0);
+
+/// The rows of what a unit logs, and behind them its repair rows, numbered from `repairs`: in the order in which they are to
+/// be written.
+pub fn encode_rows(unit: &Unit, repairs: u64) -> Vec<(Row, Vec<u8>)> {
     let mut rows = Vec::new();
     let mut told = HashSet::new();
     for (origin, stretch) in unit.stretches() {
@@ -75,11 +82,34 @@ pub fn encode_rows(unit: &Unit) -> Vec<(Row, Vec<u8>)> {
         row.through = stretch.through;
         rows.push(row);
     }
+    rows.extend(repair_rows(unit, &told, repairs));
     let with_bytes = |row: Row| {
         let bytes = encode_row(&row);
         (row, bytes)
     };
     rows.into_iter().map(with_bytes).collect()
+}
+
+/// What recovery must know of keys that no event of the unit names.
+fn repair_rows(unit: &Unit, told: &HashSet<Place>, mut number: u64) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut bytes = LOG_ROW_BYTES;
+    for (_, touch) in unit.placed().filter(|(place, touch)| touch.changed && !told.contains(place)) {
+        number += 1;
+        if bytes >= LOG_ROW_BYTES {
+            let first = Dot::new(REPAIR, number);
+            rows.push(Row { first, through: number, events: Vec::new(), forgot: unit.forgot() });
+            bytes = 0;
+        }
+        let brought: Vec<Dot> = unit.brought(touch).collect();
+        bytes += touch.key.len() + 8 + (brought.len() + touch.before.len()) * DOT_BYTES_MAX;
+        let before = Some(touch.before.clone());
+        let event = Event { seq: number, kind: touch.kind, key: touch.key.clone(), before, brought };
+        let row = rows.last_mut().expect("one was opened");
+        row.events.push(event);
+        row.through = number;
+    }
+    rows
 }
 
 /// Most bytes of a dot, in a row.

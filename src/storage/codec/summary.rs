@@ -24,6 +24,8 @@ pub struct Summary {
     pub unit: VersionVector,
     /// Are rows beyond `vv` in the totals already? Only while a recovery is under way.
     pub counted: bool,
+    /// The number of the last repair row: see `row.rs`.
+    pub repairs: u64,
 }
 
 /// A summary's bytes.
@@ -37,6 +39,7 @@ pub fn encode_summary(summary: &Summary) -> Vec<u8> {
     out.extend(summary.totals.digest.0.to_be_bytes());
     put_vector(&mut out, &summary.unit);
     out.push(u8::from(summary.counted));
+    put_number(&mut out, summary.repairs);
     let check = xxh3_64(&out[8..]).to_be_bytes();
     out[..8].copy_from_slice(&check);
     out
@@ -55,7 +58,9 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, Junk> {
     let digest = Digest(u128::from_be_bytes(from.array()?));
     let unit = from.vector()?;
     let counted = from.byte()? == 1;
-    from.end(Summary { vv, floor, clock, totals: Totals { keys, versions, digest }, unit, counted })
+    let repairs = from.number()?;
+    let totals = Totals { keys, versions, digest };
+    from.end(Summary { vv, floor, clock, totals, unit, counted, repairs })
 }
 
 #[cfg(test)]
@@ -75,6 +80,7 @@ mod tests {
                 totals: Totals { keys, versions: keys / 2, digest: Digest(digest) },
                 unit: vv.into_iter().take(1).collect(),
                 counted: keys % 2 == 1,
+                repairs: keys / 3,
             };
             prop_assert_eq!(decode_summary(&encode_summary(&summary)), Ok(summary));
         }

@@ -1,0 +1,112 @@
+//! What the members have said that they have on their disks: told by the network, read by the committer and by writes that
+//! wait for copies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::limits::LAPSE_LOOK_MS;
+use crate::replica::{NodeId, VersionVector};
+
+/// What a member has said.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    /// It has all of this on its disk.
+    pub vv: VersionVector,
+    /// When it last said something, in ms since 1970; when this node started if it never did.
+    pub at_ms: u64,
+}
+
+/// All of it.
+pub struct Heard {
+    said: Mutex<BTreeMap<NodeId, Said>>,
+    /// Has anything been said that the committer has not read?
+    news: AtomicBool,
+    /// Does the committer want to be woken by the next word?
+    wanted: AtomicBool,
+    /// When the committer last read all, to see who has fallen silent.
+    read_ms: AtomicU64,
+    /// Wakes whoever waits for a member to have something.
+    spoken: Notify,
+    start_ms: u64,
+}
+
+impl Heard {
+    /// Nobody has said anything yet.
+    pub fn new(now_ms: u64) -> Heard {
+        Heard {
+            said: Mutex::new(BTreeMap::new()),
+            news: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            read_ms: AtomicU64::new(now_ms),
+            spoken: Notify::new(),
+            start_ms: now_ms,
+        }
+    }
+
+    /// A member has this on its disk; words of strangers are dropped. `true` when the committer wants to know.
+    pub fn say(&self, peer: NodeId, vv: &VersionVector, now_ms: u64) -> bool {
+        let mut said = self.said();
+        let Some(known) = said.get_mut(&peer) else { return false };
+        known.at_ms = now_ms;
+        if known.vv.covers_all(vv) {
+            return false;
+        }
+        known.vv.join(vv);
+        drop(said);
+        self.news.store(true, Ordering::Release);
+        self.spoken.notify_waiters();
+        self.wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// These are the members; what others have said is forgotten.
+    pub fn keep(&self, members: &BTreeSet<NodeId>) {
+        let mut said = self.said();
+        said.retain(|peer, _| members.contains(peer));
+        for member in members {
+            let new = Said { vv: VersionVector::new(), at_ms: self.start_ms };
+            said.entry(*member).or_insert(new);
+        }
+        drop(said);
+        self.news.store(true, Ordering::Release);
+        self.spoken.notify_waiters();
+    }
+
+    /// The committer wants to be woken by the next word, or not.
+    pub fn want(&self, wanted: bool) {
+        self.wanted.store(wanted, Ordering::Release);
+    }
+
+    /// What has been said, if the committer has something to read in it.
+    pub fn news(&self, now_ms: u64) -> Option<BTreeMap<NodeId, Said>> {
+        let late = now_ms.saturating_sub(self.read_ms.load(Ordering::Relaxed)) > LAPSE_LOOK_MS;
+        if !self.news.swap(false, Ordering::AcqRel) && !late {
+            return None;
+        }
+        self.read_ms.store(now_ms, Ordering::Relaxed);
+        Some(self.all())
+    }
+
+    /// What has been said, by member.
+    pub fn all(&self) -> BTreeMap<NodeId, Said> {
+        self.said().clone()
+    }
+
+    /// Waits until the next word, or until `done` holds.
+    pub async fn until(&self, mut done: impl FnMut(&BTreeMap<NodeId, Said>) -> bool) {
+        loop {
+            let mut spoken = std::pin::pin!(self.spoken.notified());
+            spoken.as_mut().enable();
+            if done(&self.said()) {
+                return;
+            }
+            spoken.await;
+        }
+    }
+
+    fn said(&self) -> MutexGuard<'_, BTreeMap<NodeId, Said>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
