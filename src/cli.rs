@@ -71,12 +71,21 @@ pub struct Node {
     /// Address to listen on, such as 127.0.0.1:6660 or 0.0.0.0:6660; port 0 takes a free one
     #[arg(required = true, value_name = "LISTEN")]
     pub listen: Option<String>,
-    /// Members of a cluster to join (not in this release: a join address is refused)
+    /// Members of a cluster to join, as HOST:PORT: one that answers is enough, and only the first time
     #[arg(value_name = "JOIN")]
     pub join: Vec<String>,
     /// Where the data lives; by default data/ and the listen address as given
     #[arg(long, value_name = "DIR", env = "DYNARUST_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Where other nodes reach this one, as HOST:PORT; by default what it listens on, or what they see
+    #[arg(long, value_name = "HOST:PORT", env = "DYNARUST_ADVERTISE")]
+    pub advertise: Option<String>,
+    /// A file with the secret that all nodes of the cluster know
+    #[arg(long, value_name = "FILE", env = "DYNARUST_CLUSTER_SECRET_FILE")]
+    pub cluster_secret_file: Option<PathBuf>,
+    /// Leave the cluster when the node is told to stop
+    #[arg(long, env = "DYNARUST_LEAVE_ON_EXIT")]
+    pub leave_on_exit: bool,
     /// Longest value, in bytes of its JSON text
     #[arg(long, value_name = "BYTES", env = "DYNARUST_MAX_VALUE_BYTES", default_value_t = limits::VALUE_BYTES_DEFAULT)]
     pub max_value_bytes: usize,

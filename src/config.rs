@@ -1,17 +1,26 @@
 //! From flags to values that can't be wrong: parsed addresses, bounded numbers, a chosen data directory.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli;
 use crate::limits::{VALUE_BYTES_MAX, WAIT_MS_MAX};
+use crate::network::Secret;
 
 /// How a node runs.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where other nodes reach this one, if the operator says so.
+    pub advertise: Option<String>,
+    /// Members to join by.
+    pub join: Vec<String>,
+    /// What all nodes of the cluster know.
+    pub secret: Option<Secret>,
+    /// Does the node leave its cluster when it stops?
+    pub leave_on_exit: bool,
     /// Where the data lives.
     pub data_dir: PathBuf,
     /// Longest value text, in bytes.
@@ -49,11 +58,13 @@ impl Config {
         let text = flags
             .listen
             .ok_or_else(|| Wrong("an address to listen on is missing, such as 127.0.0.1:6660".into()))?;
-        if let Some(join) = flags.join.first() {
-            return Err(Wrong(format!(
-                "can't join {join}: this release runs single nodes, clusters come with the next; start without a join address"
-            )));
+        for address in flags.join.iter().chain(&flags.advertise) {
+            let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
+                return Err(Wrong(format!("'{address}' is no address of a node: give HOST:PORT")));
+            }
         }
+        let secret = flags.cluster_secret_file.as_deref().map(secret).transpose()?;
         let resolved = text.to_socket_addrs().map(|mut found| found.next());
         let Ok(Some(listen)) = resolved else {
             return Err(Wrong(format!(
@@ -63,6 +74,10 @@ impl Config {
         let ms = |name: &str, ms: u64| bounded(name, ms, 1, WAIT_MS_MAX).map(Duration::from_millis);
         Ok(Config {
             listen,
+            advertise: flags.advertise,
+            join: flags.join,
+            secret,
+            leave_on_exit: flags.leave_on_exit,
             data_dir: flags.data_dir.unwrap_or_else(|| PathBuf::from("data").join(&text)),
             value_bytes_max: bounded(
                 "--max-value-bytes",
@@ -88,6 +103,15 @@ impl Config {
             commit_deadline: ms("--commit-deadline-ms", flags.commit_deadline_ms)?,
         })
     }
+}
+
+fn secret(file: &Path) -> Result<Secret, Wrong> {
+    let shown = file.display();
+    let text =
+        std::fs::read_to_string(file).map_err(|e| Wrong(format!("can't read the secret in {shown}: {e}")))?;
+    Secret::of(&text).ok_or_else(|| {
+        Wrong(format!("{shown} holds no secret: one line of letters, digits and signs, without spaces"))
+    })
 }
 
 fn bounded(name: &str, value: u64, least: u64, most: u64) -> Result<u64, Wrong> {

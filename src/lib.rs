@@ -1,8 +1,8 @@
 //! DynaRust: a key-value store in which every node holds everything, and every acknowledged write is on the disk.
 //!
 //! The rooms, from the ground up; a room imports only from the floors below (`docs/architecture.md`):
-//! floor 0 `limits`, `metrics`, `exit`; floor 1 `replica`, the pure rules; floor 2 `storage`, the vault; floor 3 `api`,
-//! the clients' door; floor 4 `server`; floor 5 `node`, which starts and stops everything. Beside: `cli`, `config`,
+//! floor 0 `limits`, `metrics`, `exit`; floor 1 `replica`, the pure rules; floor 2 `storage`, the vault, and `peers`, what is
+//! known of the others; floor 3 `api`, the clients' door, and `network`, the peers'; floor 4 `server`; floor 5 `node`, which starts and stops everything. Beside: `cli`, `config`,
 //! `logger`, `health`.
 
 pub mod api;
@@ -13,7 +13,9 @@ pub mod health;
 pub mod limits;
 pub mod logger;
 pub mod metrics;
+pub mod network;
 pub mod node;
+pub mod peers;
 pub mod replica;
 pub mod server;
 pub mod storage;

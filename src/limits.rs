@@ -173,3 +173,40 @@ pub const LAPSE_LOOK_MS: u64 = 60_000;
 
 /// Pause before a message that is no client's write asks again for room in the committer's queue.
 pub const FULL_QUEUE_PAUSE_MS: u64 = 5;
+
+/// Events and bytes of one frame, about: what is in a frame is in one commit of the peer, and holds up its writers as long.
+pub const FRAME_EVENTS_MAX: u64 = 4_096;
+/// Bytes of all entries of one frame or piece of a sweep, about; a larger entry travels alone.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Keys of one piece of a sweep.
+pub const SWEEP_KEYS_MAX: u64 = 2_048;
+
+/// Largest body of a message between nodes: an entry travels whole, with as many siblings as it may have.
+pub const PEER_BODY_BYTES_MAX: usize = 512 << 20;
+
+/// Largest answer to a message between nodes.
+pub const PEER_REPLY_BYTES_MAX: usize = 1 << 20;
+
+/// Time to connect to a peer.
+pub const PEER_CONNECT_MS: u64 = 2_000;
+
+/// Time for a message and its answer, the peer's commit included: what is slower is tried again.
+pub const PEER_ANSWER_MS: u64 = 10_000;
+
+/// How often a peer that lacks nothing hears from us.
+pub const HEARTBEAT_MS: u64 = 1_000;
+
+/// How long a peer lacks another origin's events before we send them: until then it is that origin's own affair.
+pub const RELAY_AFTER_MS: u64 = 1_000;
+
+/// First and longest pause before a peer that can't be reached is tried again.
+pub const RETRY_MS: (u64, u64) = (100, 2_000);
+
+/// A member that has not answered for so long is suspect, and then down.
+pub const SUSPECT_MS: (u64, u64) = (2_500, 6_000);
+
+/// How often a node looks at the roster.
+pub const ROSTER_LOOK_MS: u64 = 250;
+
+/// How long a restarted node waits for members that it knows before it serves without having heard of them.
+pub const CONTACT_MS: u64 = 2_000;

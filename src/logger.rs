@@ -8,7 +8,8 @@ use log::{Log, Metadata, Record};
 use crate::{node, storage};
 
 /// What the libraries say, unless `RUST_LOG` names them.
-const LIBRARIES: [&str; 4] = ["actix_server", "actix_http", "mio", "sled"];
+const LIBRARIES: [&str; 8] =
+    ["actix_server", "actix_http", "hyper", "hyper_util", "mio", "reqwest", "sled", "tracing"];
 
 /// Lines go to stderr: time, level, text. `RUST_LOG` sets the level, `info` by default.
 pub fn start() {

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::api::{self, App, Member};
+use crate::api::App;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::limits::STOP_GRACE_MS;
 use crate::metrics::Metrics;
-use crate::replica::Kind;
-use crate::storage::{self, Action, Condition, FORMAT, Request, Settings, Store};
+use crate::network::{self, Door, Network};
+use crate::peers::Peers;
+use crate::storage::{self, FORMAT, Settings, Store};
 use crate::{server, storage::panic_exit};
 
 /// Why a node ended, and the line that says so.
@@ -32,6 +33,15 @@ impl From<storage::Error> for End {
             line.push_str(CHOICES);
         }
         End { exit: error.exit(), line }
+    }
+}
+
+impl From<network::Error> for End {
+    fn from(error: network::Error) -> End {
+        match error {
+            network::Error::Storage(error) => error.into(),
+            error => End { exit: Exit::Unforeseen, line: error.to_string() },
+        }
     }
 }
 
@@ -63,11 +73,20 @@ async fn serve(config: Config) -> Result<(), End> {
     })?;
     let address = listener.local_addr().map_err(|e| cant(format!("can't tell the address: {e}")))?;
     let metrics = Arc::new(Metrics::default());
-    let app =
-        Arc::new(App::new(address, config.value_bytes_max, config.request_timeout, metrics.clone(), now_ms));
+    let peers = Arc::new(Peers::default());
+    let (value_bytes_max, request_timeout) = (config.value_bytes_max, config.request_timeout);
+    let app = App::new(address, value_bytes_max, request_timeout, metrics.clone(), peers.clone(), now_ms);
+    let app = Arc::new(app);
+    let door = Arc::new(Door::new(config.secret.clone()));
+    if config.secret.is_none() && !address.ip().is_loopback() {
+        log::warn!(
+            "anybody who reaches {address} can join this cluster, read and change everything: give all nodes the same \
+             --cluster-secret-file, and keep the port from strangers"
+        );
+    }
     // The server answers from now on: 503, until the store is open.
-    let server =
-        server::serve(listener, app.clone(), &config).map_err(|e| cant(format!("can't serve: {e}")))?;
+    let server = server::serve(listener, app.clone(), door.clone(), &config)
+        .map_err(|e| cant(format!("can't serve: {e}")))?;
     let handle = server.handle();
     let server = actix_web::rt::spawn(server);
     let settings = Settings {
@@ -85,7 +104,15 @@ async fn serve(config: Config) -> Result<(), End> {
     let opened = tokio::task::spawn_blocking(move || Store::open(&settings, metrics)).await;
     let store = opened.map_err(|e| unforeseen(&e))??;
     store.tell(address)?;
-    introduce(&store, &address.to_string()).await;
+    let settings = network::Settings {
+        listen: address,
+        advertise: config.advertise.clone(),
+        join: config.join.clone(),
+        secret: config.secret.clone(),
+        now_ms,
+        random,
+    };
+    let network = Network::start(store.clone(), peers, settings, &door).await?;
     app.open(store.clone());
     log::info!(
         "serving address={address} data-dir={} format={FORMAT} keys={} recovery-ms={}",
@@ -93,7 +120,16 @@ async fn serve(config: Config) -> Result<(), End> {
         store.published().totals.keys,
         started.elapsed().as_millis()
     );
-    signals.received().await;
+    let leaves = tokio::select! {
+        () = signals.received() => config.leave_on_exit,
+        () = door.asked_to_leave() => true,
+    };
+    if leaves {
+        match network.leave().await {
+            Ok(told) => log::info!("this node has left its cluster; {told} other members know"),
+            Err(e) => log::error!("this node could not leave its cluster: {e}"),
+        }
+    }
     log::info!("stopping: finishing {} requests under way", app.under_way());
     handle.pause().await;
     app.stop();
@@ -109,32 +145,6 @@ async fn serve(config: Config) -> Result<(), End> {
     let _ = tokio::task::spawn_blocking(move || closing.close()).await;
     log::info!("stopped: everything acknowledged is on the disk");
     Ok(())
-}
-
-/// This node stands in its own membership tree, under the address that it has now.
-async fn introduce(store: &Store, address: &str) {
-    let id = store.me();
-    let known = api::member(store, id, now_ms()).await.ok().flatten();
-    if known.as_ref().is_some_and(|member| member.address == address) {
-        return;
-    }
-    let joined_at_ms = known.map_or_else(now_ms, |member| member.joined_at_ms);
-    let member = Member { address: address.to_owned(), joined_at_ms };
-    // A struct of a string and a number has no way to fail.
-    let text = serde_json::to_vec(&member).unwrap_or_default();
-    let action = Action::Put(text, None);
-    let key = id.0.to_be_bytes().to_vec();
-    let request = Request {
-        kind: Kind::Membership,
-        key,
-        action,
-        condition: Condition::default(),
-        token: None,
-        room: None,
-    };
-    if let Err(e) = store.write(request).await {
-        log::warn!("this node's address could not be written into the membership: {e}");
-    }
 }
 
 /// What asks the node to stop.

@@ -8,15 +8,17 @@ use std::time::Duration;
 use actix_http::HttpService;
 use actix_server::Server;
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
-use actix_web::App as Actix;
 use actix_web::dev::AppConfig;
+use actix_web::web::{self, Payload};
+use actix_web::{App as Actix, HttpRequest, HttpResponse};
 use tokio::net::TcpStream;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::api::{self, App, Wire};
+use crate::api::{self, Answer, App, Code, Problem, Turn, Wire};
 use crate::config::Config;
 use crate::limits::{LINGER_MS, STUCK_READER_MS};
+use crate::network::{self, Denied, Door};
 
 /// A socket that listens. Options set here are inherited by every connection.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -37,19 +39,21 @@ const BACKLOG: i32 = 4_096;
 /// The server, to be awaited or stopped by its handle.
 ///
 /// What `actix_web::HttpServer` does, over a stream of our own.
-pub fn serve(listener: TcpListener, app: Arc<App>, config: &Config) -> io::Result<Server> {
+pub fn serve(listener: TcpListener, app: Arc<App>, door: Arc<Door>, config: &Config) -> io::Result<Server> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let (request_timeout, idle_timeout) = (config.request_timeout, config.idle_timeout);
     let service = move || {
         let metrics = app.metrics.clone();
-        let routes = app.clone();
-        let routes = Actix::new().configure(move |config| api::routes(config, routes.clone()));
+        let shared = Shared { app: app.clone(), door: door.clone() };
+        // One service takes every path: the framework's own router runs a regular expression on each request, which costs
+        // as much as the whole read of a key.
+        let http = Actix::new().app_data(shared).default_service(web::to(route));
         let http = HttpService::build()
             .client_request_timeout(request_timeout)
             .keep_alive(idle_timeout)
             .client_disconnect_timeout(Duration::from_millis(LINGER_MS))
             .on_connect_ext(|wire: &Wire, data| drop(data.insert(wire.turn())))
-            .h1(map_config(routes.into_factory(), |()| AppConfig::default()));
+            .h1(map_config(http.into_factory(), |()| AppConfig::default()));
         fn_service(move |stream: TcpStream| {
             let peer = stream.peer_addr().ok();
             std::future::ready(Ok((Wire::new(stream, metrics.clone()), peer)))
@@ -63,4 +67,38 @@ pub fn serve(listener: TcpListener, app: Arc<App>, config: &Config) -> io::Resul
         .disable_signals()
         .listen("clients", listener, service)?;
     Ok(server.run())
+}
+
+/// What every request can reach.
+struct Shared {
+    app: Arc<App>,
+    door: Arc<Door>,
+}
+
+/// Every request: peers have their door, clients theirs.
+async fn route(request: HttpRequest, mut payload: Payload) -> HttpResponse<Answer> {
+    let turn = request.conn_data::<Turn>().expect("put there with every connection").clone();
+    turn.begin(request.method(), request.headers());
+    let Shared { app, door } = request.app_data::<Shared>().expect("put there with the service");
+    let answer = if request.path().starts_with("/cluster/") {
+        network::answer(door, &request, &mut payload).await.map_err(|denied| problem(denied, &request))
+    } else {
+        api::answer(app, &request, &mut payload).await
+    };
+    // What nobody has read of the body stands before the next request of the connection.
+    let clean = api::drained(&mut payload, &turn).await;
+    api::finish(app, answer, turn, clean)
+}
+
+fn problem(denied: Denied, request: &HttpRequest) -> Problem {
+    match denied {
+        Denied::Secret => Problem::new(
+            Code::Unauthorized,
+            "/cluster/ is for nodes: they show the cluster secret as 'Authorization: Bearer <secret>'",
+        ),
+        Denied::Path => api::no_such_path(request.path()),
+        Denied::Method => Problem::not_allowed(request.method().as_str(), "POST"),
+        Denied::Unreadable(why) => Problem::new(Code::InvalidBody, why),
+        Denied::Starting => Problem::new(Code::Starting, "the node is not ready for its peers: try again"),
+    }
 }

@@ -1,14 +1,13 @@
-//! The node about itself: `/health`, `/ready`, `/stats`, `/membership`.
+//! The node about itself: `/health`, `/ready`, `/stats`.
 
 use actix_web::{HttpRequest, HttpResponse};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
 use super::app::App;
 use super::problem::Problem;
 use super::{request, time};
-use crate::replica::{Kind, NodeId, VersionVector};
-use crate::storage::{FORMAT, Store, sync_calls};
+use crate::replica::VersionVector;
+use crate::storage::{FORMAT, sync_calls};
 
 /// `GET /health`: the process is alive.
 pub fn health(request: &HttpRequest) -> Result<HttpResponse, Problem> {
@@ -21,59 +20,6 @@ pub fn ready(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> 
     request::no_parameters(request)?;
     app.store()?;
     Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
-}
-
-/// A member, as the membership tree keeps it.
-#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Where it is reached, as host:port.
-    pub address: String,
-    /// When it joined, in ms since 1970.
-    pub joined_at_ms: u64,
-}
-
-/// A member as it stands in the tree; `None` when nothing is to be seen of it.
-pub async fn member(store: &Store, id: NodeId, now_ms: u64) -> Result<Option<Member>, Problem> {
-    let shown = store.read(Kind::Membership, &id.0.to_be_bytes(), now_ms).await?;
-    Ok(shown.first().and_then(|(_, text)| serde_json::from_slice(text).ok()))
-}
-
-#[derive(Serialize)]
-struct Shown {
-    id: String,
-    address: String,
-    state: &'static str,
-    joined_at: String,
-    last_seen: String,
-    lag: u64,
-}
-
-/// `GET /membership`.
-pub async fn membership(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
-    request::no_parameters(request)?;
-    let store = app.store()?;
-    let now_ms = (app.now_ms)();
-    let mut members = Vec::new();
-    for id in store.members()? {
-        let Some(member) = member(store, id, now_ms).await? else { continue };
-        members.push(Shown {
-            id: id.to_string(),
-            address: member.address,
-            state: "alive",
-            joined_at: time::text(member.joined_at_ms),
-            last_seen: time::text(now_ms),
-            lag: 0,
-        });
-    }
-    #[derive(Serialize)]
-    struct Membership {
-        cluster: String,
-        #[serde(rename = "self")]
-        me: String,
-        members: Vec<Shown>,
-    }
-    let me = store.me().to_string();
-    Ok(HttpResponse::Ok().json(Membership { cluster: store.cluster().to_string(), me, members }))
 }
 
 /// `GET /stats`.

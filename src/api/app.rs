@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::problem::{Code, Problem};
 use crate::limits::TRANSIT_BYTES_MAX;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::storage::Store;
 
 /// One for the whole process, shared by all workers.
@@ -21,6 +22,8 @@ pub struct App {
     transit: Arc<Semaphore>,
     /// All counters.
     pub metrics: Arc<Metrics>,
+    /// What has been seen of the other members.
+    pub peers: Arc<Peers>,
     /// Longest value text, in bytes.
     pub value_bytes_max: usize,
     /// A request's body must be in by then.
@@ -40,6 +43,7 @@ impl App {
         value_bytes_max: usize,
         request_timeout: Duration,
         metrics: Arc<Metrics>,
+        peers: Arc<Peers>,
         now_ms: fn() -> u64,
     ) -> App {
         App {
@@ -48,6 +52,7 @@ impl App {
             serving: AtomicUsize::new(0),
             transit: Arc::new(Semaphore::new(TRANSIT_BYTES_MAX)),
             metrics,
+            peers,
             value_bytes_max,
             request_timeout,
             now_ms,

@@ -13,10 +13,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::app::{App, Serving};
 use super::problem::{Code, Problem};
 use super::request::{self, Options, Wanted};
-use super::time;
+use super::{members, time};
 use crate::limits::{CHUNK_READ_RETRIES_MAX, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES};
-use crate::replica::{Entry, Kind, Token, Value, Version};
-use crate::storage::{Action, Condition, Rejection, Request, Store, Written};
+use crate::replica::{Dot, Entry, Kind, NodeId, Token, Value, Version};
+use crate::storage::{Action, Condition, Rejection, Request, Said, Store, Written};
 
 /// `GET` and `HEAD /key/{key}`.
 pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<HttpResponse, Problem> {
@@ -113,7 +113,7 @@ pub async fn put(app: &App, request: &HttpRequest, payload: &mut Payload) -> Res
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room };
     let written = store.write(write).await?;
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(written_answer(status, &key, written, options, store, true).await)
+    written_answer(status, &key, written, options, store, true).await
 }
 
 /// `DELETE /key/{key}`.
@@ -126,7 +126,7 @@ pub async fn delete(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pr
     let action = Action::Delete;
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room: None };
     let written = store.write(write).await?;
-    Ok(written_answer(StatusCode::OK, &key, written, options, store, false).await)
+    written_answer(StatusCode::OK, &key, written, options, store, false).await
 }
 
 /// The answer to a write that is on the disk here, once as many members have it as the client wants; or 202.
@@ -137,8 +137,8 @@ async fn written_answer(
     options: Options,
     store: &Store,
     put: bool,
-) -> HttpResponse {
-    let (reached, replicas) = replicas(options, store).await;
+) -> Result<HttpResponse, Problem> {
+    let (reached, holders) = replicas(options, written.dot, store).await?;
     let status = if reached { status } else { StatusCode::ACCEPTED };
     let version = written.dot.to_string();
     let mut body = Vec::with_capacity(80 + key.len());
@@ -146,7 +146,11 @@ async fn written_answer(
     quote(&mut body, key);
     member(&mut body, "version", &version);
     if put || !reached {
-        body.extend_from_slice(format!(",\"replicas\":{replicas}").as_bytes());
+        body.extend_from_slice(format!(",\"replicas\":{}", holders.len()).as_bytes());
+    }
+    if !reached {
+        let names: Vec<String> = holders.iter().map(|id| format!("\"{id}\"")).collect();
+        body.extend_from_slice(format!(",\"held_by\":[{}]", names.join(",")).as_bytes());
     }
     body.push(b'}');
     let mut answer = HttpResponse::build(status);
@@ -154,18 +158,28 @@ async fn written_answer(
     if put {
         answer.insert_header((header::ETAG, format!("\"{version}\"")));
     }
-    answer.body(body)
+    Ok(answer.body(body))
 }
 
-/// How many members have the write on the disk: this one, for it is the only one in this release.
-async fn replicas(options: Options, _store: &Store) -> (bool, u32) {
-    match options.wanted {
-        Wanted::Members(1) | Wanted::Majority | Wanted::All => (true, 1),
-        Wanted::Members(_) => {
-            tokio::time::sleep(std::time::Duration::from_millis(options.timeout_ms)).await;
-            (false, 1)
-        }
+/// Waits until as many members have the write on the disk as are wanted, this one included; whether they do, and which.
+async fn replicas(options: Options, dot: Dot, store: &Store) -> Result<(bool, Vec<NodeId>), Problem> {
+    if options.wanted == Wanted::Members(1) {
+        return Ok((true, vec![store.me()]));
     }
+    let members = store.members()?.len();
+    let wanted = match options.wanted {
+        Wanted::Members(wanted) => wanted as usize,
+        Wanted::Majority => members / 2 + 1,
+        Wanted::All => members,
+    };
+    let me = store.me();
+    let enough = store.until_said(|said| {
+        let has = |(id, said): &(&NodeId, &Said)| **id == me || said.vv.covers(dot);
+        said.iter().filter(has).count() >= wanted
+    });
+    let timeout = std::time::Duration::from_millis(options.timeout_ms);
+    let reached = tokio::time::timeout(timeout, enough).await.is_ok();
+    Ok((reached, members::holders(store, &[dot])))
 }
 
 fn tag(token: &Token) -> String {

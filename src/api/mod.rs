@@ -7,6 +7,7 @@ mod about;
 mod app;
 mod json;
 mod keys;
+mod members;
 mod problem;
 mod request;
 mod time;
@@ -15,40 +16,34 @@ mod wire;
 use std::sync::Arc;
 
 use actix_web::http::{ConnectionType, Method};
-use actix_web::web::{self, Payload, ServiceConfig};
+use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 
-pub use about::{Member, member};
 pub use app::App;
-use problem::{Code, Problem};
-use wire::Answer;
-pub use wire::{Turn, Wire};
-
-/// Mounts every route; `app` is shared by all workers.
-///
-/// One service takes every path and matches it here: the framework's own router runs a regular expression on each
-/// request, which costs as much as the whole read of a key.
-pub fn routes(config: &mut ServiceConfig, app: Arc<App>) {
-    config.app_data(app).default_service(web::to(route));
-}
+pub use problem::{Code, Problem};
+pub use request::drained;
+pub use wire::{Answer, Turn, Wire};
 
 /// Methods of `/key/{key}`.
 const KEY_METHODS: &str = "GET, HEAD, PUT, DELETE";
+/// Methods of `/membership/{id}`.
+const MEMBER_METHODS: &str = "GET, HEAD, DELETE";
 /// Methods of the paths about the node.
 const NODE_METHODS: &str = "GET, HEAD";
 
-async fn route(request: HttpRequest, mut payload: Payload) -> HttpResponse<Answer> {
-    let app = app(&request);
-    let turn = request.conn_data::<Turn>().expect("put there with every connection").clone();
-    turn.begin(request.method(), request.headers());
-    let answer = match request.path() {
-        path if path.starts_with("/key/") => key(app, &request, &mut payload).await,
-        "/health" | "/ready" | "/stats" | "/membership" => node(app, &request).await,
+/// Answers a client's request.
+pub async fn answer(
+    app: &Arc<App>,
+    request: &HttpRequest,
+    payload: &mut Payload,
+) -> Result<HttpResponse, Problem> {
+    match request.path() {
+        path if path.starts_with("/key/") => key(app, request, payload).await,
+        "/health" | "/ready" | "/stats" | "/membership" => node(app, request).await,
+        path if path.starts_with("/membership/") => member(app, request).await,
+        path if path.starts_with("/replication/") => replication(app, request).await,
         path => Err(no_such_path(path)),
-    };
-    // What nobody has read of the body stands before the next request of the connection.
-    let clean = request::drained(&mut payload, &turn).await;
-    finish(app, answer, turn, clean)
+    }
 }
 
 async fn key(app: &Arc<App>, request: &HttpRequest, payload: &mut Payload) -> Result<HttpResponse, Problem> {
@@ -69,23 +64,44 @@ async fn node(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem>
         "/health" => about::health(request),
         "/ready" => about::ready(app, request),
         "/stats" => about::stats(app, request),
-        _ => about::membership(app, request).await,
+        _ => members::all(app, request).await,
     }
 }
 
-fn no_such_path(path: &str) -> Problem {
+async fn member(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    match *request.method() {
+        Method::GET | Method::HEAD => members::one(app, request).await,
+        Method::DELETE => members::evict(app, request).await,
+        _ => Err(Problem::not_allowed(request.method().as_str(), MEMBER_METHODS)),
+    }
+}
+
+async fn replication(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    match *request.method() {
+        Method::GET | Method::HEAD => members::receipt(app, request),
+        _ => Err(Problem::not_allowed(request.method().as_str(), NODE_METHODS)),
+    }
+}
+
+/// The answer to a path that leads nowhere.
+pub fn no_such_path(path: &str) -> Problem {
     let shown: String = path.chars().take(100).collect();
     Problem::new(
         Code::NoSuchPath,
         format!(
-            "{shown}: keys live under /key/; /health, /ready, /stats and /membership tell about the node"
+            "{shown}: keys live under /key/; /health, /ready, /stats, /membership and /replication tell about node and cluster"
         ),
     )
 }
 
 /// Errors become problem details, and are counted. A connection ends with an answer when the node stops, or when it is not
 /// `clean` and the rest of the request would be taken for the next one.
-fn finish(app: &App, answer: Result<HttpResponse, Problem>, turn: Turn, clean: bool) -> HttpResponse<Answer> {
+pub fn finish(
+    app: &App,
+    answer: Result<HttpResponse, Problem>,
+    turn: Turn,
+    clean: bool,
+) -> HttpResponse<Answer> {
     let mut answer = answer.unwrap_or_else(|problem| {
         let status = problem.code.status();
         let counter =
@@ -98,8 +114,4 @@ fn finish(app: &App, answer: Result<HttpResponse, Problem>, turn: Turn, clean: b
         answer.head_mut().set_connection_type(ConnectionType::Close);
     }
     answer.map_body(|_, body| turn.end(body, last))
-}
-
-fn app(request: &HttpRequest) -> &Arc<App> {
-    request.app_data::<Arc<App>>().expect("mounted with every route")
 }

@@ -25,6 +25,8 @@ pub enum Code {
     InvalidRequest,
     /// Its head has no end.
     HeadTooLarge,
+    /// The cluster secret is missing or wrong.
+    Unauthorized,
     /// The key in the path is no key.
     InvalidKey,
     /// The body is not what the path takes.
@@ -72,6 +74,9 @@ impl Code {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "The head of the request is too large",
             ),
+            Code::Unauthorized => {
+                ("unauthorized", StatusCode::UNAUTHORIZED, "The cluster secret is missing or wrong")
+            }
             Code::InvalidKey => ("invalid-key", StatusCode::BAD_REQUEST, "The key is not valid"),
             Code::InvalidBody => ("invalid-body", StatusCode::BAD_REQUEST, "The body is not valid"),
             Code::InvalidParameter => {

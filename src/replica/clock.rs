@@ -6,10 +6,12 @@
 //!
 //! This room never reads the time: `now_ms` is always an argument.
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::CLOCK_AHEAD_MS_MAX;
 
 /// A stamp: milliseconds since 1970 in the upper 48 bits, a counter in the lower 16.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash, Serialize, Deserialize)]
 pub struct Hlc(pub u64);
 
 impl Hlc {

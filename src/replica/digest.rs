@@ -3,13 +3,14 @@
 //! It is kept up in every commit, so that comparing two nodes, or a node with its own disk, costs one comparison. The
 //! hash is part of the on-disk and wire format: XXH3 with 128 bits, seeded by the dot.
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use super::Kind;
 use super::dot::Dot;
 
 /// The sum; two nodes with equal version vectors must have equal ones.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Digest(pub u128);
 
 impl Digest {

@@ -10,15 +10,17 @@
 //!
 //! The one merge of the project is here; this room knows neither disks nor peers nor the time.
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::Hlc;
 use super::dot::{Dot, Token};
 use super::vector::VersionVector;
 
 /// The bytes of a version, or where they are.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Value {
     /// The client's JSON text.
-    Inline(Vec<u8>),
+    Inline(#[serde(with = "serde_bytes")] Vec<u8>),
     /// A text too large for a leaf: it is kept in pieces under the version's dot.
     Chunked {
         /// Length of the whole text.
@@ -39,7 +41,7 @@ impl Value {
 }
 
 /// One value that a key had or has, named by the event that wrote it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Version {
     /// The write that made it.
     pub dot: Dot,
@@ -64,7 +66,7 @@ impl Version {
 }
 
 /// Everything that is known of one key.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Entry {
     /// Live versions, the winner first; no dot stands twice.
     versions: Vec<Version>,

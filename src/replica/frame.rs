@@ -4,10 +4,13 @@
 //! through] and held everything up to `after` holds everything up to `through`. The promise of a sweep: whoever takes in
 //! all of its pieces, in order, holds everything up to `target`.
 
+use serde::{Deserialize, Serialize};
+
 use super::dot::NodeId;
-use super::entry::Entry;
+use super::entry::{Entry, Value};
 use super::vector::VersionVector;
 use super::{Change, Kind};
+use crate::limits::KEY_BYTES_MAX;
 
 /// How much one frame or piece may hold; what reaches a bound is the last of it.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +28,7 @@ pub(super) fn size(key: &[u8], entry: &Entry) -> usize {
 }
 
 /// A stretch of one origin's events.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// Whose events.
     pub origin: NodeId,
@@ -38,7 +41,7 @@ pub struct Range {
 }
 
 /// Ranges, and the current entry of each key that they name, once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// Who sends.
     pub sender: NodeId,
@@ -50,11 +53,77 @@ pub struct Frame {
     pub entries: Vec<(Kind, Vec<u8>, Entry)>,
 }
 
+/// What is wrong with something that a peer has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what came from the peer can't be: {0}")]
+pub struct Malformed(&'static str);
+
+impl Frame {
+    /// Holds what comes from elsewhere to the promises that the rules rest on.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let mut origins = Vec::new();
+        for range in &self.ranges {
+            if range.through < range.after || origins.contains(&range.origin) {
+                return Err(Malformed("a range ends before it begins, or its origin stands twice"));
+            }
+            origins.push(range.origin);
+            let mut last = range.after;
+            for change in &range.changes {
+                if change.seq <= last || change.seq > range.through {
+                    return Err(Malformed("events are out of order, or outside of their range"));
+                }
+                last = change.seq;
+                check_key(change.kind, &change.key)?;
+            }
+        }
+        check_entries(&self.entries)
+    }
+}
+
+impl Sweep {
+    /// Holds what comes from elsewhere to the promises that the rules rest on.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let beyond = |(kind, key): &(Kind, Vec<u8>)| {
+            let after = self.after.as_ref().is_none_or(|after| after < &(*kind, key.clone()));
+            after && self.through.as_ref().is_none_or(|through| through >= &(*kind, key.clone()))
+        };
+        if !self.entries.iter().all(|(kind, key, _)| beyond(&(*kind, key.clone()))) {
+            return Err(Malformed("a key lies outside of its piece of the sweep"));
+        }
+        check_entries(&self.entries)
+    }
+}
+
+fn check_entries(entries: &[(Kind, Vec<u8>, Entry)]) -> Result<(), Malformed> {
+    for (kind, key, entry) in entries {
+        check_key(*kind, key)?;
+        let mut dots: Vec<_> = entry.dots().collect();
+        dots.sort_unstable();
+        if !dots.windows(2).all(|pair| pair[0] != pair[1])
+            || !dots.iter().all(|dot| entry.context().covers(*dot))
+        {
+            return Err(Malformed("a version stands twice, or outside of its context"));
+        }
+        if entry.versions().iter().any(|version| matches!(version.value, Value::Chunked { .. })) {
+            return Err(Malformed("a value is not in it"));
+        }
+    }
+    Ok(())
+}
+
+fn check_key(kind: Kind, key: &[u8]) -> Result<(), Malformed> {
+    let fits = match kind {
+        Kind::Data => (1..=KEY_BYTES_MAX).contains(&key.len()),
+        Kind::Membership => key.len() == 8,
+    };
+    if fits { Ok(()) } else { Err(Malformed("a key is too long, or no node id")) }
+}
+
 /// A place in the order of all keys; the first is before them all.
 pub type Bound = Option<(Kind, Vec<u8>)>;
 
 /// The sender's whole state over one stretch of keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sweep {
     /// Who sends.
     pub sender: NodeId,

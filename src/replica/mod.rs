@@ -26,16 +26,18 @@ mod vector;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 pub use clock::{Clock, Hlc};
 pub use digest::Digest;
 pub use dot::{Dot, NodeId, NotAName, Token};
 pub use entry::{Entry, Value, Version};
-pub use frame::{Bound, Bounds, Frame, Range, Sweep};
+pub use frame::{Bound, Bounds, Frame, Malformed, Range, Sweep};
 pub use unit::{Place, Stretch, Touch, Unit};
 pub use vector::VersionVector;
 
 /// Which tree a key belongs to; both are replicated by the same rules and share one log.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Kind {
     /// A user's key.
@@ -45,13 +47,14 @@ pub enum Kind {
 }
 
 /// A row of the change log: event `seq` of some origin touched this key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Its number at the origin.
     pub seq: u64,
     /// The key's tree.
     pub kind: Kind,
     /// The key that was touched.
+    #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
 }
 
@@ -166,6 +169,12 @@ impl Replica {
     /// This node.
     pub fn me(&self) -> NodeId {
         self.me
+    }
+
+    /// From now on this node makes its events under another name: of the old one others know more than it does.
+    pub fn rename(&mut self, me: NodeId) {
+        self.me = me;
+        self.peers.remove(&me);
     }
 
     /// What is incorporated here.

@@ -5,10 +5,13 @@
 //! Laws: `join` is commutative, associative and idempotent, and `covers` only ever grows under it.
 //! (Parker et al., "Detection of mutual inconsistency in distributed systems", 1983.)
 
+use serde::{Deserialize, Serialize};
+
 use super::dot::{Dot, NodeId};
 
 /// Origins in order, each with its highest seq; a missing origin stands for 0, and 0 is never stored.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<Dot>", from = "Vec<Dot>")]
 pub struct VersionVector(Vec<(NodeId, u64)>);
 
 impl VersionVector {
@@ -73,6 +76,18 @@ impl FromIterator<Dot> for VersionVector {
         let mut vector = VersionVector::new();
         dots.into_iter().for_each(|dot| vector.raise(dot));
         vector
+    }
+}
+
+impl From<Vec<Dot>> for VersionVector {
+    fn from(dots: Vec<Dot>) -> VersionVector {
+        dots.into_iter().collect()
+    }
+}
+
+impl From<VersionVector> for Vec<Dot> {
+    fn from(vector: VersionVector) -> Vec<Dot> {
+        vector.iter().collect()
     }
 }
 

@@ -44,8 +44,8 @@ pub enum Message {
     Write(Request, oneshot::Sender<Result<Written, Rejection>>),
     /// Take this in, and answer what is incorporated then.
     Take(Parcel, oneshot::Sender<Result<VersionVector, Rejection>>),
-    /// From now on the store belongs to this cluster.
-    Adopt(NodeId, oneshot::Sender<Result<(), Rejection>>),
+    /// From now on the store has this name.
+    Adopt(Name, oneshot::Sender<Result<(), Rejection>>),
     /// A member has said what it has: something that waits for that may go on.
     Heard,
     /// Finish what came before, and end.
@@ -76,7 +76,16 @@ impl From<Error> for Refusal {
 enum Asked {
     Write(Request, oneshot::Sender<Result<Written, Rejection>>),
     Take(Parcel, oneshot::Sender<Result<VersionVector, Rejection>>),
-    Adopt(NodeId, oneshot::Sender<Result<(), Rejection>>),
+    Adopt(Name, oneshot::Sender<Result<(), Rejection>>),
+}
+
+/// A new name of the store.
+#[derive(Debug, Clone, Copy)]
+pub enum Name {
+    /// Of the cluster that it belongs to.
+    Cluster(NodeId),
+    /// Of the node.
+    Node(NodeId),
 }
 
 impl Asked {
@@ -177,7 +186,7 @@ impl Committer {
             let asked = match next {
                 Ok(Message::Write(request, reply)) => Some(Asked::Write(request, reply)),
                 Ok(Message::Take(parcel, reply)) => Some(Asked::Take(parcel, reply)),
-                Ok(Message::Adopt(cluster, reply)) => Some(Asked::Adopt(cluster, reply)),
+                Ok(Message::Adopt(name, reply)) => Some(Asked::Adopt(name, reply)),
                 Ok(Message::Heard) => None,
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
                 Err(RecvTimeoutError::Timeout) => return false,
@@ -231,9 +240,8 @@ impl Committer {
                     Answer::Written(reply, refused(self.perform(request, now_ms))?)
                 }
                 Asked::Take(parcel, reply) => Answer::Taken(reply, refused(self.take(&parcel, now_ms))?),
-                Asked::Adopt(cluster, reply) => {
-                    self.trees.meta.insert(meta::CLUSTER, &cluster.0.to_be_bytes())?;
-                    self.trees.db.flush()?;
+                Asked::Adopt(name, reply) => {
+                    self.adopt(name)?;
                     Answer::Adopted(reply)
                 }
             });
@@ -344,6 +352,21 @@ impl Committer {
         }
         if held.len() < FORGET_PER_COMMIT_MAX {
             self.pass.end();
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, name: Name) -> Result<(), Error> {
+        let (row, id) = match name {
+            Name::Cluster(id) => (meta::CLUSTER, id),
+            Name::Node(id) => (meta::NODE, id),
+        };
+        self.trees.meta.insert(row, &id.0.to_be_bytes())?;
+        self.trees.db.flush()?;
+        if let Name::Node(id) = name {
+            self.replica.rename(id);
+            // The old name is a member like any other until its record goes.
+            self.admit()?;
         }
         Ok(())
     }

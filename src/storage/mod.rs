@@ -55,7 +55,7 @@ use crate::replica::{
     Bound, Bounds, Clock, Entry, Kind, NodeId, Replica, Sweep, Totals, Trees as _, Value, Version,
     VersionVector,
 };
-use committer::{Committer, Message};
+use committer::{Committer, Message, Name};
 use disk::Disk;
 use heard::Heard;
 use trees::Trees;
@@ -92,7 +92,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     trees: Trees,
     cluster: AtomicU64,
-    me: NodeId,
+    me: AtomicU64,
     now_ms: fn() -> u64,
     feed: watch::Receiver<u64>,
     directory: directory::Directory,
@@ -193,7 +193,7 @@ impl Store {
             waiting: AtomicU64::new(0),
         });
         let (inbox, messages) = sync_channel(settings.queue);
-        let (me, reserve_bytes) = (found.replica.me(), disk.reserve_bytes());
+        let (me, reserve_bytes) = (AtomicU64::new(found.replica.me().0), disk.reserve_bytes());
         let (trees, cluster) = (found.trees.clone(), AtomicU64::new(found.cluster));
         disk.keep_ballast();
         let feed = feed::start(&trees.changes)?;
@@ -215,7 +215,7 @@ impl Store {
 
     /// This node.
     pub fn me(&self) -> NodeId {
-        self.0.me
+        NodeId(self.0.me.load(Ordering::Acquire))
     }
 
     /// The cluster's id.
@@ -343,11 +343,22 @@ impl Store {
 
     /// From now on the store belongs to this cluster; on the disk when this comes back.
     pub async fn adopt(&self, cluster: NodeId) -> Result<(), Rejection> {
-        let (reply, answer) = oneshot::channel();
-        self.post(Message::Adopt(cluster, reply)).await?;
-        answer.await.unwrap_or(Err(Rejection::Stopping))?;
+        self.name(Name::Cluster(cluster)).await?;
         self.0.cluster.store(cluster.0, Ordering::Release);
         Ok(())
+    }
+
+    /// From now on the node writes under this id; on the disk when this comes back. Nobody may write meanwhile.
+    pub async fn renew(&self, me: NodeId) -> Result<(), Rejection> {
+        self.name(Name::Node(me)).await?;
+        self.0.me.store(me.0, Ordering::Release);
+        Ok(())
+    }
+
+    async fn name(&self, name: Name) -> Result<(), Rejection> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::Adopt(name, reply)).await?;
+        answer.await.unwrap_or(Err(Rejection::Stopping))
     }
 
     /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back.
@@ -379,8 +390,8 @@ impl Store {
         bounds: Bounds,
         only: impl Fn(NodeId) -> bool + Send + 'static,
     ) -> Result<Next, Error> {
-        let (inner, have) = (self.0.clone(), have.clone());
-        let read = move || shipping::next(&inner.trees, &inner.shared, inner.me, &have, bounds, only);
+        let (inner, me, have) = (self.0.clone(), self.me(), have.clone());
+        let read = move || shipping::next(&inner.trees, &inner.shared, me, &have, bounds, only);
         self.shown(read).await
     }
 
@@ -391,8 +402,8 @@ impl Store {
         after: Bound,
         bounds: Bounds,
     ) -> Result<Sweep, Error> {
-        let inner = self.0.clone();
-        let read = move || shipping::piece(&inner.trees, &inner.shared, inner.me, target, after, bounds);
+        let (inner, me) = (self.0.clone(), self.me());
+        let read = move || shipping::piece(&inner.trees, &inner.shared, me, target, after, bounds);
         self.shown(read).await
     }
 

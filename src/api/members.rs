@@ -1,0 +1,177 @@
+//! The cluster, as this node sees it: `/membership`, `/membership/{id}`, `/replication/{version}`.
+
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+
+use super::app::App;
+use super::problem::{Code, Problem};
+use super::{request, time};
+use crate::peers::Member;
+use crate::replica::{Dot, Kind, NodeId, Token, VersionVector};
+use crate::storage::{Action, Condition, Request, Store};
+
+#[derive(Serialize)]
+struct Shown {
+    id: String,
+    address: String,
+    state: &'static str,
+    joined_at: String,
+    last_seen: Option<String>,
+    lag: u64,
+    lag_seconds: u64,
+    clock_skew_ms: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
+}
+
+/// `GET /membership`.
+pub async fn all(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    request::no_parameters(request)?;
+    let store = app.store()?;
+    let mut members = Vec::new();
+    for id in store.members()? {
+        members.extend(shown(app, store, id).await?);
+    }
+    #[derive(Serialize)]
+    struct Membership {
+        cluster: String,
+        #[serde(rename = "self")]
+        me: String,
+        members: Vec<Shown>,
+    }
+    let me = store.me().to_string();
+    Ok(HttpResponse::Ok().json(Membership { cluster: store.cluster().to_string(), me, members }))
+}
+
+async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Problem> {
+    let now_ms = (app.now_ms)();
+    let record = store.read(Kind::Membership, &id.0.to_be_bytes(), now_ms).await?;
+    let Some(member) = record.first().and_then(|(_, text)| Member::of(text)) else { return Ok(None) };
+    let mut shown = Shown {
+        id: id.to_string(),
+        address: member.address,
+        state: "alive",
+        joined_at: time::text(member.joined_at_ms),
+        last_seen: Some(time::text(now_ms)),
+        lag: 0,
+        lag_seconds: 0,
+        clock_skew_ms: 0,
+        trouble: None,
+    };
+    if id != store.me() {
+        let peer = app.peers.get(id);
+        let own = store.published().vv.get(store.me());
+        let has = store.said().get(&id).map_or(0, |said| said.vv.get(store.me()));
+        shown.state = peer.liveness.word();
+        shown.last_seen = peer.seen_ms.map(time::text);
+        shown.lag = own.saturating_sub(has);
+        shown.lag_seconds = peer.behind_since_ms.map_or(0, |since| now_ms.saturating_sub(since) / 1_000);
+        shown.clock_skew_ms = peer.skew_ms;
+        shown.trouble = peer.trouble;
+    }
+    Ok(Some(shown))
+}
+
+/// The node id in a path, who must be a member.
+async fn named(store: &Store, request: &HttpRequest) -> Result<NodeId, Problem> {
+    let id = request.path().trim_start_matches("/membership/");
+    let id: NodeId = id.parse().map_err(|_| {
+        Problem::new(Code::InvalidKey, "a node id is 16 hex digits, as /membership shows them")
+    })?;
+    match store.members()?.contains(&id) {
+        true => Ok(id),
+        false => Err(Problem::new(Code::NotFound, format!("{id} is no member"))),
+    }
+}
+
+/// `GET /membership/{id}`: the member, and what its eviction would mean.
+pub async fn one(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    request::no_parameters(request)?;
+    let store = app.store()?;
+    let id = named(store, request).await?;
+    let Some(member) = shown(app, store, id).await? else {
+        return Err(Problem::new(Code::NotFound, format!("{id} is no member")));
+    };
+    #[derive(Serialize)]
+    struct One {
+        #[serde(flatten)]
+        member: Shown,
+        /// Events that it has said to have and no other member has: its eviction may lose them.
+        events_held_only_there: u64,
+    }
+    // What all the others have, together.
+    let mut elsewhere = store.published().vv;
+    if id == store.me() {
+        elsewhere = VersionVector::new();
+    }
+    let said = store.said();
+    said.iter().filter(|(peer, _)| **peer != id).for_each(|(_, said)| elsewhere.join(&said.vv));
+    let own = store.published().vv;
+    let its = if id == store.me() { Some(own) } else { app.peers.get(id).state.map(|(vv, _)| vv) };
+    let only = |dot: Dot| dot.seq.saturating_sub(elsewhere.get(dot.origin));
+    let events_held_only_there = its.iter().flat_map(|vv| vv.iter()).map(only).sum();
+    Ok(HttpResponse::Ok().json(One { member, events_held_only_there }))
+}
+
+/// `DELETE /membership/{id}`: evicts it.
+pub async fn evict(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    request::no_parameters(request)?;
+    let store = app.store()?;
+    let id = named(store, request).await?;
+    if id == store.me() {
+        return Err(Problem::new(
+            Code::InvalidKey,
+            "a node does not evict itself: ask another member, or let this one leave (POST /cluster/leave)",
+        ));
+    }
+    let request = Request {
+        kind: Kind::Membership,
+        key: id.0.to_be_bytes().to_vec(),
+        action: Action::Delete,
+        condition: Condition::default(),
+        token: None,
+        room: None,
+    };
+    let written = store.write(request).await?;
+    log::warn!("member {id} was evicted by a client of this node");
+    #[derive(Serialize)]
+    struct Evicted {
+        evicted: String,
+        version: String,
+    }
+    Ok(HttpResponse::Ok().json(Evicted { evicted: id.to_string(), version: written.dot.to_string() }))
+}
+
+/// The members that have all of these events on their disks, as far as this node knows.
+pub fn holders(store: &Store, dots: &[Dot]) -> Vec<NodeId> {
+    let own = store.published().vv;
+    let mut holders: Vec<NodeId> = Vec::new();
+    for (id, said) in store.said() {
+        let vv = if id == store.me() { &own } else { &said.vv };
+        if dots.iter().all(|dot| vv.covers(*dot)) {
+            holders.push(id);
+        }
+    }
+    holders
+}
+
+/// `GET /replication/{version}`: a receipt.
+pub fn receipt(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    request::no_parameters(request)?;
+    let store = app.store()?;
+    let text = request.path().trim_start_matches("/replication/");
+    let version: Token = text
+        .parse()
+        .map_err(|_| Problem::new(Code::InvalidKey, "a version, as answers show it, is missing"))?;
+    #[derive(Serialize)]
+    struct Receipt {
+        version: String,
+        replicas: usize,
+        members: usize,
+        held_by: Vec<String>,
+    }
+    let held_by: Vec<String> = holders(store, version.dots()).iter().map(ToString::to_string).collect();
+    let members = store.members()?.len();
+    let receipt = Receipt { version: version.to_string(), replicas: held_by.len(), members, held_by };
+    Ok(HttpResponse::Ok().json(receipt))
+}

@@ -1,0 +1,219 @@
+//! First contact: find a member and be taken in; or, after a restart, go back to those that are known.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::Error;
+use super::wire::{Join, Message, Refusal, Reply};
+use super::{House, NOWHERE, Settings};
+use crate::exit::Exit;
+use crate::limits::{CONTACT_MS, RETRY_MS};
+use crate::peers::Member;
+use crate::replica::{Digest, Frame, Kind, NodeId};
+use crate::storage::{self, Action, Store};
+
+/// Where this node can be reached, as far as it can know before anybody has told it.
+pub async fn first_address(store: &Store, settings: &Settings) -> String {
+    if let Some(address) = &settings.advertise {
+        return address.clone();
+    }
+    if !settings.listen.ip().is_unspecified() {
+        return settings.listen.to_string();
+    }
+    // On all addresses: what was found out in an earlier run is better than nothing.
+    let key = store.me().0.to_be_bytes();
+    let shown = store.read(Kind::Membership, &key, (settings.now_ms)()).await.unwrap_or_default();
+    let known = shown.first().and_then(|(_, text)| Member::of(text)).map(|member| member.address);
+    let same_port = |address: &String| port_of(address) == Some(settings.listen.port());
+    known.filter(same_port).unwrap_or_else(|| settings.listen.to_string())
+}
+
+fn port_of(address: &str) -> Option<u16> {
+    address.rsplit_once(':')?.1.parse().ok()
+}
+
+/// Asks the members that are known from before what they have of this node: before it takes a single write it must know
+/// whether it was rolled back, or whether it still belongs.
+pub async fn meet(house: &Arc<House>) -> Result<(), Error> {
+    if house.store.cluster() == NOWHERE {
+        return match house.settings.join.is_empty() {
+            true => Err(storage::Error::Refused(
+                "this node has left its cluster: give the address of a member to join, or another --data-dir"
+                    .into(),
+            )
+            .into()),
+            false => Ok(()),
+        };
+    }
+    let others = house.others();
+    let mut answers = tokio::task::JoinSet::new();
+    for id in others.iter().copied() {
+        let house = house.clone();
+        answers.spawn(async move { (id, greet(&house, id).await) });
+    }
+    let deadline = tokio::time::sleep(Duration::from_millis(CONTACT_MS));
+    tokio::pin!(deadline);
+    let mut strangers = Vec::new();
+    loop {
+        let answer = tokio::select! {
+            answer = answers.join_next() => answer,
+            () = &mut deadline => None,
+        };
+        let Some(answer) = answer else { break };
+        match answer {
+            Ok((_, Err(Error::Refused(Refusal::RolledBack(_))))) => {
+                let new = NodeId((house.settings.random)().max(1));
+                log::error!(
+                    "this node holds less of its own writes than others: it was rolled back. It goes on as node {new}; \
+                     its data stays, what it lacks comes from the others"
+                );
+                let old = house.store.me();
+                let renewed = house.store.renew(new).await;
+                renewed.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?;
+                // Its record goes when the newest of it has come: see the keeper.
+                let _ = house.former.set(old);
+                break;
+            }
+            Ok((id, Err(Error::Refused(Refusal::Twin)))) => {
+                house.give_up(id, &Refusal::Twin);
+            }
+            Ok((id, Err(Error::Refused(Refusal::Stranger)))) => strangers.push(id),
+            Ok((id, Err(error))) => log::warn!("member {id} can't be reached: {error}"),
+            Ok((_, Ok(()))) | Err(_) => {}
+        }
+    }
+    // Whom nobody knows any more joins again.
+    if !strangers.is_empty() {
+        log::warn!("the other members no longer know this node: it was evicted, and joins again");
+        for id in strangers {
+            if let Some(member) = house.member(id).await
+                && ask_to_join(house, &member.address).await.is_ok()
+            {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A frame that holds nothing: the answer tells all.
+async fn greet(house: &House, id: NodeId) -> Result<(), Error> {
+    let Some(member) = house.member(id).await else { return Ok(()) };
+    let vv = house.store.published().vv;
+    let frame = Frame { sender: house.store.me(), vv, ranges: Vec::new(), entries: Vec::new() };
+    let (_, reply) = house.ask(&member.address, Message::Frame(id, frame, Digest::default())).await?;
+    if let Reply::Have(vv) = reply {
+        house.store.acknowledge(id, &vv);
+    }
+    Ok(())
+}
+
+/// Tries the addresses that the operator gave, again and again, until one takes this node in.
+pub async fn join(house: Arc<House>) {
+    let (mut failures, mut said) = (0, BTreeMap::new());
+    loop {
+        for address in &house.settings.join {
+            match ask_to_join(&house, address).await {
+                Ok(()) => return,
+                Err(error) => {
+                    let text = error.to_string();
+                    // Said once, and again when it changes.
+                    if said.get(address) != Some(&text) {
+                        log::warn!("can't join by {address}: {text}; trying again");
+                        said.insert(address.clone(), text);
+                    }
+                }
+            }
+        }
+        failures += 1;
+        let (first, longest) = RETRY_MS;
+        let pause = (first << failures.min(10)).min(longest);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// Asks one member to be taken in.
+async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
+    let members = match house.store.cluster() {
+        NOWHERE => 1,
+        _ => house.others().len() as u64 + 1,
+    };
+    let listen = house.settings.listen;
+    let concrete = (!listen.ip().is_unspecified()).then(|| listen.to_string());
+    let advertise = house.settings.advertise.clone().or(concrete);
+    let join = Join { members, advertise, port: listen.port() };
+    let envelope = house.envelope(Message::Join(join));
+    let limit = Duration::from_millis(crate::limits::PEER_ANSWER_MS);
+    let answer = house.client.ask(address, &envelope, limit).await?;
+    if answer.from == house.store.me() && answer.run == house.run {
+        return Err(Error::Unreachable("it is this node's own address".into()));
+    }
+    match answer.body {
+        Reply::Joined(known_as) => {
+            if house.store.cluster() != answer.cluster {
+                let adopted = house.store.adopt(answer.cluster).await;
+                adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
+            }
+            house.set_address(known_as.clone());
+            log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
+            Ok(())
+        }
+        Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
+        Reply::Refused(refusal) => Err(refusal.into()),
+        Reply::Have(_) => Err(Error::Unreadable("it answered something else".into())),
+    }
+}
+
+impl House {
+    /// Takes a node in. `seen_as` is where its request came from, `reached_as` what it called us.
+    pub(super) async fn take_in(
+        &self,
+        (from, cluster): (NodeId, NodeId),
+        join: Join,
+        seen_as: Option<SocketAddr>,
+        reached_as: Option<String>,
+    ) -> Reply {
+        let mine = self.store.cluster();
+        if mine == NOWHERE {
+            return Reply::Refused(Refusal::NotNow("it has left its cluster".into()));
+        }
+        if cluster != mine && join.members > 1 {
+            return Reply::Refused(Refusal::OtherCluster(mine));
+        }
+        let seen = seen_as.map(|seen| SocketAddr::new(seen.ip(), join.port).to_string());
+        let Some(address) = join.advertise.or(seen) else {
+            return Reply::Refused(Refusal::Malformed("its address can't be told: give --advertise".into()));
+        };
+        // A node on all addresses learns its own from those who reach it.
+        let unknown = self.settings.advertise.is_none() && self.settings.listen.ip().is_unspecified();
+        if let Some(host) = reached_as.filter(|host| unknown && port_of(host).is_some())
+            && self.address() == self.settings.listen.to_string()
+        {
+            self.set_address(host);
+            self.introduce().await;
+        }
+        let known = self.member(from).await;
+        if known.as_ref().is_none_or(|known| known.address != address) {
+            let joined_at_ms = known.map_or((self.settings.now_ms)(), |known| known.joined_at_ms);
+            let record = Member { address: address.clone(), joined_at_ms };
+            let key = from.0.to_be_bytes().to_vec();
+            if let Err(e) = self.record(key, Action::Put(record.text(), None)).await {
+                return Reply::Refused(Refusal::NotNow(e.to_string()));
+            }
+            log::info!("node {from} is a member now, as {address}");
+        }
+        Reply::Joined(address)
+    }
+
+    /// Ends the process: to go on would be to write under a name that is another's.
+    pub(super) fn give_up(&self, by: NodeId, refusal: &Refusal) -> ! {
+        let advice = match refusal {
+            Refusal::Twin => "give each node a data directory of its own, made by the node itself",
+            _ => "start it again: it then takes a new node id and keeps its data",
+        };
+        let me = self.store.me();
+        storage::end_process(Exit::Refused, &format!("member {by} refuses node {me}: {refusal}; {advice}"))
+    }
+}

@@ -1,0 +1,254 @@
+//! Who are my peers, and do they have everything?
+//!
+//! One thread with a runtime of its own, so that no client waits for a peer: a *keeper* that follows the roster, and one
+//! *shipper* a member, whose whole job is to bring that member's version vector up to ours. What peers send comes in by
+//! the node's one HTTP server (`routes.rs`) and goes to the committer like every write.
+//!
+//! Invariants:
+//! 1. an answer that says "I have" comes after it is on the disk;
+//! 2. nothing is sent that a crash here could take back: `storage/` sees to that;
+//! 3. what comes from elsewhere is checked before it is taken in; a stranger changes nothing but by joining.
+
+mod client;
+mod error;
+mod join;
+mod keeper;
+mod routes;
+mod secret;
+mod shipper;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+pub use error::Error;
+pub use routes::{Denied, answer};
+pub use secret::Secret;
+pub use wire::PROTOCOL;
+
+use client::Client;
+use wire::{Envelope, Message, Reply};
+
+use crate::limits::PEER_ANSWER_MS;
+use crate::peers::{Liveness, Member, Peers};
+use crate::replica::{Kind, NodeId};
+use crate::storage::{self, Action, Condition, Rejection, Request, Store};
+
+/// How a node takes part in a cluster; values are valid.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the node listens, port and all.
+    pub listen: SocketAddr,
+    /// Where others are to reach it, if the operator has said so.
+    pub advertise: Option<String>,
+    /// Members to join by.
+    pub join: Vec<String>,
+    /// What all nodes of the cluster know.
+    pub secret: Option<Secret>,
+    /// Milliseconds since 1970.
+    pub now_ms: fn() -> u64,
+    /// Random bits.
+    pub random: fn() -> u64,
+}
+
+/// What the HTTP server hands to peers' requests: there before the store is open.
+pub struct Door {
+    secret: Option<Secret>,
+    house: OnceLock<Arc<House>>,
+    leaving: Notify,
+}
+
+impl Door {
+    /// A door that is still shut: peers are told that the node starts.
+    pub fn new(secret: Option<Secret>) -> Door {
+        Door { secret, house: OnceLock::new(), leaving: Notify::new() }
+    }
+
+    /// Waits until the node is asked to leave its cluster.
+    pub async fn asked_to_leave(&self) {
+        self.leaving.notified().await;
+    }
+}
+
+/// What all tasks of this room share.
+struct House {
+    store: Store,
+    peers: Arc<Peers>,
+    client: Client,
+    settings: Settings,
+    /// Names this process among all that ever ran under this node's id.
+    run: u64,
+    /// Where others reach this node, as far as it knows.
+    address: Mutex<String>,
+    /// The process that speaks for each peer, and those before it.
+    runs: Mutex<BTreeMap<NodeId, Vec<u64>>>,
+    /// The id under which this node wrote before it was found to be rolled back: no member may go by it.
+    former: OnceLock<NodeId>,
+    /// Who is sweeping this node, and when it last sent a piece.
+    sweeper: Mutex<Option<(NodeId, Instant)>>,
+}
+
+/// The running network.
+#[derive(Clone)]
+pub struct Network(Arc<House>);
+
+impl Network {
+    /// Meets the members that the node knows from before, and then starts to ship and to be shipped to. Comes back when
+    /// they have answered, or have not in time.
+    pub async fn start(
+        store: Store,
+        peers: Arc<Peers>,
+        settings: Settings,
+        door: &Door,
+    ) -> Result<Network, Error> {
+        let house = Arc::new(House {
+            client: Client::new(settings.secret.clone())?,
+            run: (settings.random)(),
+            address: Mutex::new(join::first_address(&store, &settings).await),
+            runs: Mutex::new(BTreeMap::new()),
+            former: OnceLock::new(),
+            sweeper: Mutex::new(None),
+            store,
+            peers,
+            settings,
+        });
+        join::meet(&house).await?;
+        house.introduce().await;
+        let _ = door.house.set(house.clone());
+        let kept = house.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| storage::Error::Failed(format!("can't start the network: {e}")))?;
+        let thread = std::thread::Builder::new().name("network".into());
+        let run = move || runtime.block_on(keeper::keep(kept));
+        thread.spawn(run).map_err(|e| storage::Error::Failed(format!("can't start the network: {e}")))?;
+        Ok(Network(house))
+    }
+
+    /// Ends this node's membership: the others are told, and it counts as a member of no cluster. How many of them know.
+    pub async fn leave(&self) -> Result<usize, Rejection> {
+        let house = &self.0;
+        let key = house.store.me().0.to_be_bytes().to_vec();
+        let gone = house.record(key, Action::Delete).await?;
+        let others = |id: &&NodeId| **id != house.store.me();
+        let members = house.store.members().unwrap_or_default();
+        let members: Vec<NodeId> = members.iter().filter(others).copied().collect();
+        let told = |said: &BTreeMap<NodeId, storage::Said>| {
+            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers(gone.dot));
+            members.iter().filter(has).count()
+        };
+        let wanted = members.iter().filter(|id| house.peers.get(**id).liveness == Liveness::Alive).count();
+        let all = house.store.until_said(|said| told(said) >= wanted);
+        let _ = tokio::time::timeout(Duration::from_millis(PEER_ANSWER_MS), all).await;
+        house.store.adopt(NOWHERE).await?;
+        Ok(told(&house.store.said()))
+    }
+}
+
+/// The cluster of a node that has left: it belongs to none until it joins.
+pub const NOWHERE: NodeId = NodeId(0);
+
+impl House {
+    /// A message of this node.
+    fn envelope<T>(&self, body: T) -> Envelope<T> {
+        let (cluster, from) = (self.store.cluster(), self.store.me());
+        Envelope { cluster, from, run: self.run, now_ms: (self.settings.now_ms)(), body }
+    }
+
+    /// Asks a peer, and notes what its answer tells about it; a refusal is an error.
+    async fn ask(&self, address: &str, message: Message) -> Result<(NodeId, Reply), Error> {
+        let envelope = self.envelope(message);
+        let limit = Duration::from_millis(PEER_ANSWER_MS);
+        let Envelope { from, now_ms, run, body, .. } = self.client.ask(address, &envelope, limit).await?;
+        if from == self.store.me() && run == self.run {
+            return Err(Error::Unreachable("it is this node's own address".into()));
+        }
+        match body {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            body => {
+                self.seen(from, now_ms);
+                Ok((from, body))
+            }
+        }
+    }
+
+    /// A peer gave a sign of life.
+    fn seen(&self, peer: NodeId, its_now_ms: u64) {
+        let now_ms = (self.settings.now_ms)();
+        self.peers.update(peer, |known| {
+            known.liveness = Liveness::Alive;
+            known.seen_ms = Some(now_ms);
+            known.skew_ms = its_now_ms as i64 - now_ms as i64;
+            known.trouble = None;
+        });
+    }
+
+    /// This node's record says where it is reached.
+    async fn introduce(&self) {
+        let me = self.store.me();
+        let address = self.address();
+        let key = me.0.to_be_bytes().to_vec();
+        let now_ms = (self.settings.now_ms)();
+        let shown = self.store.read(Kind::Membership, &key, now_ms).await.unwrap_or_default();
+        let known = shown.first().and_then(|(_, text)| Member::of(text));
+        if shown.len() == 1 && known.as_ref().is_some_and(|member| member.address == address) {
+            return;
+        }
+        let joined_at_ms = known.map_or(now_ms, |member| member.joined_at_ms);
+        let record = Member { address, joined_at_ms };
+        if let Err(e) = self.record(key, Action::Put(record.text(), None)).await {
+            log::warn!("this node's address could not be written into the membership: {e}");
+        }
+    }
+
+    /// Changes a record of the roster.
+    async fn record(&self, key: Vec<u8>, action: Action) -> Result<storage::Written, Rejection> {
+        let condition = Condition::default();
+        let request = Request { kind: Kind::Membership, key, action, condition, token: None, room: None };
+        self.store.write(request).await
+    }
+
+    /// A member's record.
+    async fn member(&self, id: NodeId) -> Option<Member> {
+        let now_ms = (self.settings.now_ms)();
+        let shown = self.store.read(Kind::Membership, &id.0.to_be_bytes(), now_ms).await.ok()?;
+        Member::of(&shown.first()?.1)
+    }
+
+    fn address(&self) -> String {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_address(&self, address: String) {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
+    }
+
+    /// The other members.
+    fn others(&self) -> Vec<NodeId> {
+        let mut members = self.store.members().unwrap_or_default();
+        members.retain(|id| *id != self.store.me());
+        members
+    }
+
+    /// Is this the newest process that speaks for a node? One that comes back behind its successor is a twin.
+    fn is_twin(&self, peer: NodeId, run: u64) -> bool {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = runs.entry(peer).or_default();
+        if known.last() == Some(&run) {
+            return false;
+        }
+        if known.contains(&run) {
+            return true;
+        }
+        known.push(run);
+        let more = known.len().saturating_sub(RUNS_KEPT);
+        known.drain(..more);
+        false
+    }
+}
+
+/// Processes remembered of each peer.
+const RUNS_KEPT: usize = 16;

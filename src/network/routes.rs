@@ -1,0 +1,177 @@
+//! What peers ask: checked, handed on, answered.
+
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix_web::http::{Method, header};
+use actix_web::web::{BytesMut, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use futures_core::Stream;
+
+use super::error::Error;
+use super::wire::{self, Envelope, Message, Refusal, Reply};
+use super::{Door, House};
+use crate::limits::{PEER_ANSWER_MS, PEER_BODY_BYTES_MAX};
+use crate::replica::{NodeId, VersionVector};
+use crate::storage::{Parcel, Rejection};
+
+/// Why a request does not even get an answer of a peer.
+#[derive(Debug)]
+pub enum Denied {
+    /// The secret is missing or wrong.
+    Secret,
+    /// There is no such path.
+    Path,
+    /// The path takes POST.
+    Method,
+    /// It makes no sense.
+    Unreadable(String),
+    /// The node is not ready yet.
+    Starting,
+}
+
+/// Answers a request under `/cluster/`.
+pub async fn answer(
+    door: &Door,
+    request: &HttpRequest,
+    payload: &mut Payload,
+) -> Result<HttpResponse, Denied> {
+    let shown = request.headers().get(header::AUTHORIZATION).map(|shown| shown.as_bytes());
+    if door.secret.as_ref().is_some_and(|secret| !secret.is(shown)) {
+        return Err(Denied::Secret);
+    }
+    if !matches!(request.path(), "/cluster/message" | "/cluster/leave") {
+        return Err(Denied::Path);
+    }
+    if *request.method() != Method::POST {
+        return Err(Denied::Method);
+    }
+    let house = door.house.get().ok_or(Denied::Starting)?;
+    if request.path() == "/cluster/leave" {
+        door.leaving.notify_one();
+        return Ok(
+            HttpResponse::Accepted().json(serde_json::json!({"leaving": house.store.me().to_string()}))
+        );
+    }
+    let unreadable = |e: Error| Denied::Unreadable(e.to_string());
+    let limit = Duration::from_millis(PEER_ANSWER_MS);
+    let body = tokio::time::timeout(limit, body(payload)).await;
+    let body = body.map_err(|_| Denied::Unreadable("the message did not arrive in time".into()))??;
+    let envelope: Envelope<Message> = wire::decode(&body).map_err(unreadable)?;
+    drop(body);
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let reply = house.reply(envelope, request.peer_addr(), host.map(str::to_owned)).await;
+    let bytes = wire::encode(&house.envelope(reply)).map_err(unreadable)?;
+    Ok(HttpResponse::Ok().content_type("application/octet-stream").body(bytes))
+}
+
+async fn body(payload: &mut Payload) -> Result<BytesMut, Denied> {
+    let mut whole = BytesMut::new();
+    while let Some(piece) = std::future::poll_fn(|cx| Pin::new(&mut *payload).poll_next(cx)).await {
+        let piece = piece.map_err(|e| Denied::Unreadable(format!("the message broke off: {e}")))?;
+        if whole.len() + piece.len() > PEER_BODY_BYTES_MAX {
+            return Err(Denied::Unreadable(format!("a message has at most {PEER_BODY_BYTES_MAX} bytes")));
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole)
+}
+
+impl House {
+    async fn reply(
+        self: &Arc<House>,
+        envelope: Envelope<Message>,
+        seen_as: Option<std::net::SocketAddr>,
+        reached_as: Option<String>,
+    ) -> Reply {
+        let Envelope { cluster, from, run, now_ms, body } = envelope;
+        let me = self.store.me();
+        if from == me {
+            // A node that asks itself finds that out by the answer.
+            let own = run == self.run;
+            return Reply::Refused(if own { Refusal::OtherNode(me) } else { Refusal::Twin });
+        }
+        if self.is_twin(from, run) {
+            log::error!("two processes run under the node id {from}: one of them on a copied data directory");
+            return Reply::Refused(Refusal::Twin);
+        }
+        let taken = match body {
+            Message::Join(join) => return self.take_in((from, cluster), join, seen_as, reached_as).await,
+            Message::Frame(to, frame, digest) => {
+                let whose = (cluster, from, to, frame.sender);
+                if let Err(refusal) = self.admits(whose, &frame.vv).and_then(|()| checked(frame.check())) {
+                    return Reply::Refused(refusal);
+                }
+                self.seen(from, now_ms);
+                self.peers.update(from, |peer| peer.state = Some((frame.vv.clone(), digest)));
+                self.store.acknowledge(from, &frame.vv);
+                if frame.ranges.is_empty() {
+                    return Reply::Have(self.store.published().vv);
+                }
+                Parcel::Frame(frame)
+            }
+            Message::Sweep(to, sweep) => {
+                let whose = (cluster, from, to, sweep.sender);
+                let ok = self.admits(whose, &sweep.vv).and_then(|()| checked(sweep.check()));
+                if let Err(refusal) = ok.and_then(|()| self.one_sweeper(from, sweep.through.is_none())) {
+                    return Reply::Refused(refusal);
+                }
+                self.seen(from, now_ms);
+                Parcel::Sweep(sweep)
+            }
+        };
+        match self.store.take(taken).await {
+            Ok(vv) => Reply::Have(vv),
+            Err(Rejection::DiskFull) => Reply::Refused(Refusal::NotNow("its disk is full".into())),
+            Err(rejection) => Reply::Refused(Refusal::NotNow(rejection.to_string())),
+        }
+    }
+
+    /// May this be taken in at all?
+    fn admits(
+        &self,
+        (cluster, from, to, sender): (NodeId, NodeId, NodeId, NodeId),
+        its_vv: &VersionVector,
+    ) -> Result<(), Refusal> {
+        let me = self.store.me();
+        if to != me {
+            return Err(Refusal::OtherNode(me));
+        }
+        if sender != from {
+            return Err(Refusal::Malformed("it is not the sender's own".into()));
+        }
+        if cluster != self.store.cluster() {
+            return Err(Refusal::OtherCluster(self.store.cluster()));
+        }
+        let others = self.others();
+        // A node that has just joined does not know the others yet.
+        if !others.is_empty() && !others.contains(&from) {
+            return Err(Refusal::Stranger);
+        }
+        let vv = self.store.published().vv;
+        if its_vv.get(from) < vv.get(from) {
+            return Err(Refusal::RolledBack(vv.get(from)));
+        }
+        if its_vv.get(me) > vv.get(me) {
+            log::error!("member {from} knows newer writes of this node than this node itself");
+            self.give_up(from, &Refusal::RolledBack(its_vv.get(me)));
+        }
+        Ok(())
+    }
+
+    /// One sweep at a time: several would bring the same.
+    fn one_sweeper(&self, from: NodeId, last: bool) -> Result<(), Refusal> {
+        let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = Duration::from_millis(PEER_ANSWER_MS);
+        if sweeper.is_some_and(|(other, since)| other != from && since.elapsed() < patience) {
+            return Err(Refusal::NotNow("another member is sending it everything".into()));
+        }
+        *sweeper = (!last).then(|| (from, Instant::now()));
+        Ok(())
+    }
+}
+
+fn checked(check: Result<(), crate::replica::Malformed>) -> Result<(), Refusal> {
+    check.map_err(|e| Refusal::Malformed(e.to_string()))
+}

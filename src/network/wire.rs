@@ -1,0 +1,170 @@
+//! What peers say to each other, as bytes.
+//!
+//! ```text
+//! envelope   "DYNA" protocol:2 check:8 body        check = XXH3 of the body; integers big endian
+//! ```
+//!
+//! The body is postcard (its wire format is specified and stable); what stands before it is for ever. A node that reads
+//! another protocol number says so, with both numbers, and reads no further. Nothing in a body is trusted: see `check`.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::error::Error;
+use crate::replica::{Digest, Frame, NodeId, Sweep, VersionVector};
+
+/// The language spoken here. It grows with every change of a type in this file, or in `replica/` of what travels.
+pub const PROTOCOL: u16 = 1;
+
+const MAGIC: &[u8; 4] = b"DYNA";
+
+/// A message, and who is meant.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// The sender's cluster.
+    pub cluster: NodeId,
+    /// Who sends.
+    pub from: NodeId,
+    /// Drawn by the sender's process when it started: two of them under one id are two nodes.
+    pub run: u64,
+    /// The sender's clock, in ms since 1970.
+    pub now_ms: u64,
+    /// What is said.
+    pub body: T,
+}
+
+/// What a node asks of another.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// Take this in. Meant for one node: another one may have its address by now.
+    Frame(NodeId, Frame, Digest),
+    /// Take this in; it is too old for frames.
+    Sweep(NodeId, Sweep),
+    /// Take me into your cluster.
+    Join(Join),
+}
+
+/// Who wants to join.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Join {
+    /// How many members its own cluster has, itself included.
+    pub members: u64,
+    /// Where it says that it can be reached.
+    pub advertise: Option<String>,
+    /// Its port, for when it can't say.
+    pub port: u16,
+}
+
+/// What a node answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// All of this is on the disk here.
+    Have(VersionVector),
+    /// You are a member; others know you under this address.
+    Joined(String),
+    /// No.
+    Refused(Refusal),
+}
+
+/// Why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The sender is no member here: it was evicted, or the word that it joined has not come here yet.
+    #[error("it does not know this node as a member")]
+    Stranger,
+    /// The sender belongs elsewhere.
+    #[error("it belongs to cluster {0}")]
+    OtherCluster(NodeId),
+    /// Somebody else is meant.
+    #[error("another node ({0}) answers there")]
+    OtherNode(NodeId),
+    /// Two processes run under the sender's id.
+    #[error(
+        "another process runs under this node's id: one of the two runs on a copy of the other's data directory"
+    )]
+    Twin,
+    /// The sender has less of its own events than others know.
+    #[error("it knows newer writes of this node (up to {0}) than this node itself")]
+    RolledBack(u64),
+    /// Not now.
+    #[error("it can't take anything in now: {0}")]
+    NotNow(String),
+    /// What was sent can't be.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// Bytes to send.
+pub fn encode<T: Serialize>(envelope: &Envelope<T>) -> Result<Vec<u8>, Error> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(PROTOCOL.to_be_bytes());
+    bytes.extend([0; 8]);
+    let mut bytes = postcard::to_extend(envelope, bytes).map_err(|e| Error::Unreadable(e.to_string()))?;
+    let check = xxh3_64(&bytes[HEAD_BYTES..]).to_be_bytes();
+    bytes[HEAD_BYTES - 8..HEAD_BYTES].copy_from_slice(&check);
+    Ok(bytes)
+}
+
+const HEAD_BYTES: usize = 14;
+
+/// What came in.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Envelope<T>, Error> {
+    let unreadable = |what: &str| Error::Unreadable(what.to_owned());
+    let (head, body) = bytes
+        .split_first_chunk::<HEAD_BYTES>()
+        .ok_or_else(|| unreadable("this is no message of a DynaRust node"))?;
+    if &head[..4] != MAGIC {
+        return Err(unreadable("this is no message of a DynaRust node"));
+    }
+    let theirs = u16::from_be_bytes([head[4], head[5]]);
+    if theirs != PROTOCOL {
+        return Err(Error::Protocol { theirs });
+    }
+    if head[6..] != xxh3_64(body).to_be_bytes() {
+        return Err(unreadable("a message was changed on its way"));
+    }
+    postcard::from_bytes(body).map_err(|e| unreadable(&format!("a message can't be read: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope() -> Envelope<Message> {
+        let join = Join { members: 3, advertise: Some("a:1".into()), port: 7 };
+        Envelope { cluster: NodeId(1), from: NodeId(2), run: 3, now_ms: 4, body: Message::Join(join) }
+    }
+
+    #[test]
+    fn messages_come_back() {
+        let bytes = encode(&envelope()).expect("it can be encoded");
+        let back: Envelope<Message> = decode(&bytes).expect("it can be read");
+        assert_eq!((back.cluster, back.from, back.run, back.now_ms), (NodeId(1), NodeId(2), 3, 4));
+        assert!(matches!(back.body, Message::Join(Join { members: 3, port: 7, .. })));
+    }
+
+    #[test]
+    fn what_was_changed_or_cut_off_is_refused() {
+        let bytes = encode(&envelope()).expect("it can be encoded");
+        for length in 0..bytes.len() {
+            assert!(decode::<Message>(&bytes[..length]).is_err(), "{length} bytes");
+        }
+        for at in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1;
+            assert!(decode::<Message>(&bytes).is_err(), "byte {at} changed");
+        }
+    }
+
+    #[test]
+    fn another_protocol_is_named() {
+        let mut bytes = encode(&envelope()).expect("it can be encoded");
+        bytes[5] = 99;
+        let error = decode::<Message>(&bytes).expect_err("a protocol of the future");
+        assert!(
+            error.to_string().contains("99") && error.to_string().contains(&PROTOCOL.to_string()),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! The other members: what the roster says of each, and what this node has seen of it lately.
+//!
+//! Who belongs to the cluster is data, in the membership tree. Who is reachable is opinion: it lives here, in memory, is
+//! written by the network and read by whoever shows members. Nothing here decides anything.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::replica::{Digest, NodeId, VersionVector};
+
+/// A member, as its record in the membership tree has it.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Where it is reached, as host:port.
+    pub address: String,
+    /// When it joined, in ms since 1970.
+    pub joined_at_ms: u64,
+}
+
+impl Member {
+    /// The record's JSON.
+    pub fn text(&self) -> Vec<u8> {
+        // A struct of a string and a number has no way to fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// What a record says; `None` when it is no record.
+    pub fn of(text: &[u8]) -> Option<Member> {
+        serde_json::from_slice(text).ok()
+    }
+}
+
+/// Is a member reachable?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Liveness {
+    /// It answers.
+    Alive,
+    /// It has not answered lately.
+    #[default]
+    Suspect,
+    /// It has not answered for long.
+    Down,
+}
+
+impl Liveness {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Liveness::Alive => "alive",
+            Liveness::Suspect => "suspect",
+            Liveness::Down => "down",
+        }
+    }
+}
+
+/// What this node has seen of a member.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// Does it answer?
+    pub liveness: Liveness,
+    /// When it last answered or asked, in ms since 1970.
+    pub seen_ms: Option<u64>,
+    /// How far its clock is ahead of ours, in ms, about.
+    pub skew_ms: i64,
+    /// What it held when it last said so, and the digest of that.
+    pub state: Option<(VersionVector, Digest)>,
+    /// Why it could not be reached, the last time that it could not.
+    pub trouble: Option<String>,
+    /// Since when it lacks something that we have, in ms since 1970.
+    pub behind_since_ms: Option<u64>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Peers(Mutex<BTreeMap<NodeId, Peer>>);
+
+impl Peers {
+    /// Changes what is known of one.
+    pub fn update(&self, id: NodeId, change: impl FnOnce(&mut Peer)) {
+        change(self.lock().entry(id).or_default());
+    }
+
+    /// It is no member any more.
+    pub fn forget(&self, id: NodeId) {
+        self.lock().remove(&id);
+    }
+
+    /// What is known of one.
+    pub fn get(&self, id: NodeId) -> Peer {
+        self.lock().get(&id).cloned().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

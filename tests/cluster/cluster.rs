@@ -1,0 +1,130 @@
+//! Some nodes, each with a directory of its own, that know each other.
+
+use crate::support::{Client, Node, wait_until};
+use serde_json::Value as Json;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a cluster on a busy machine may take to settle.
+pub const SETTLED: Duration = Duration::from_secs(60);
+
+/// Nodes by number; one may be down.
+pub struct Cluster {
+    pub nodes: Vec<Option<Node>>,
+    dirs: TempDir,
+    flags: Vec<String>,
+}
+
+impl Cluster {
+    /// So many nodes, the later ones joined by the first, settled.
+    pub fn start(count: usize) -> Cluster {
+        Cluster::with(count, &[])
+    }
+
+    /// The same with these flags on every node.
+    pub fn with(count: usize, flags: &[&str]) -> Cluster {
+        let dirs = tempfile::tempdir().expect("a directory");
+        let flags = flags.iter().map(|flag| flag.to_string()).collect();
+        let mut cluster = Cluster { nodes: (0..count).map(|_| None).collect(), dirs, flags };
+        for number in 0..count {
+            cluster.up(number);
+        }
+        cluster.settle();
+        cluster
+    }
+
+    pub fn dir(&self, number: usize) -> PathBuf {
+        self.dirs.path().join(format!("node{number}"))
+    }
+
+    /// Starts a node on a new address; it joins by whoever is up.
+    pub fn up(&mut self, number: usize) {
+        let join: Vec<String> = self.alive().map(|node| node.address.to_string()).collect();
+        let mut flags: Vec<&str> = join.iter().map(String::as_str).collect();
+        flags.extend(self.flags.iter().map(String::as_str));
+        self.nodes[number] = Some(Node::start(&self.dir(number), &flags));
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, number: usize) {
+        self.nodes[number].take().expect("it is up").kill();
+    }
+
+    pub fn node(&self, number: usize) -> &Node {
+        self.nodes[number].as_ref().expect("it is up")
+    }
+
+    pub fn alive(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().flatten()
+    }
+
+    /// Waits until all nodes that are up have the same, and see each other.
+    pub fn settle(&self) {
+        let count = self.alive().count();
+        let seen = std::cell::RefCell::new(String::new());
+        let settled = || {
+            let stats: Vec<Json> = self.alive().map(|node| get(node.address, "/stats")).collect();
+            let proof = |stats: &Json| (stats["version_vector"].clone(), stats["digest"].clone());
+            let members: Vec<Json> = self.alive().map(|node| get(node.address, "/membership")).collect();
+            *seen.borrow_mut() = format!("{stats:#?}\n{members:#?}");
+            let rosters: Vec<Vec<(Json, Json)>> = members.iter().map(roster).collect();
+            stats.windows(2).all(|pair| proof(&pair[0]) == proof(&pair[1]))
+                && rosters.windows(2).all(|pair| pair[0] == pair[1])
+                && members.iter().all(|members| alive(members) == count)
+        };
+        let deadline = std::time::Instant::now() + SETTLED;
+        while !settled() {
+            if std::time::Instant::now() > deadline {
+                let logs: Vec<String> = self.alive().map(Node::log).collect();
+                panic!("the cluster does not settle:\n{}\n{}", seen.borrow(), logs.join("\n---\n"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A node's id.
+pub fn id(node: &Node) -> String {
+    get(node.address, "/membership")["self"].as_str().expect("an id").to_owned()
+}
+
+/// What a path answers, as JSON.
+pub fn get(address: SocketAddr, path: &str) -> Json {
+    Client::new(address).request("GET", path, &[], b"").expect("an answer").json()
+}
+
+fn roster(membership: &Json) -> Vec<(Json, Json)> {
+    let members = membership["members"].as_array().expect("members");
+    members.iter().map(|member| (member["id"].clone(), member["address"].clone())).collect()
+}
+
+/// How many members are alive.
+pub fn alive(membership: &Json) -> usize {
+    let members = membership["members"].as_array().expect("members");
+    members.iter().filter(|member| member["state"] == "alive").count()
+}
+
+/// The state that `node` gives to the member `id`.
+pub fn state(node: &Node, id: &str) -> String {
+    let membership = get(node.address, "/membership");
+    let members = membership["members"].as_array().expect("members");
+    let member = members.iter().find(|member| member["id"] == id);
+    member.map_or_else(|| "none".to_owned(), |member| member["state"].as_str().expect("a state").to_owned())
+}
+
+/// Waits until `key` shows `value` on this node; `None`: nothing.
+pub fn shows(node: &Node, key: &str, value: Option<&str>) {
+    wait_until(SETTLED, &format!("{key} shows {value:?} on {}", node.address), || {
+        let answer = node.request("GET", &format!("/key/{key}"), "");
+        match value {
+            Some(value) => answer.status == 200 && answer.json()["value"] == value,
+            None => answer.status == 404,
+        }
+    });
+}
+
+pub fn put(node: &Node, path: &str, value: &str) -> crate::support::Response {
+    node.request("PUT", &format!("/key/{path}"), &format!("{{\"value\": {value:?}}}"))
+}

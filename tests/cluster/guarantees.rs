@@ -1,0 +1,97 @@
+//! What a client is told about copies: `?w=`, receipts, lag.
+
+use crate::cluster::{Cluster, SETTLED, get, id, put, shows};
+use crate::support::wait_until;
+use std::time::{Duration, Instant};
+
+#[test]
+fn w_waits_for_copies_and_says_who_has_them() {
+    let cluster = Cluster::start(3);
+    for (w, replicas) in [("1", 1), ("2", 2), ("3", 3), ("majority", 2), ("all", 3)] {
+        let answer = put(cluster.node(0), &format!("key-{w}?w={w}"), w);
+        assert_eq!(answer.status, 201, "w={w}: {}", answer.text());
+        assert!(answer.json()["replicas"].as_u64().unwrap() >= replicas, "w={w}: {}", answer.text());
+        let version = answer.json()["version"].as_str().unwrap().to_owned();
+        // A receipt, asked later and from anybody.
+        for node in cluster.alive() {
+            wait_until(SETTLED, "all have it", || {
+                get(node.address, &format!("/replication/{version}"))["replicas"] == 3
+            });
+        }
+    }
+    let stopped = id(cluster.node(2));
+    cluster.node(2).signal(libc::SIGSTOP);
+    let begun = Instant::now();
+    let answer = put(cluster.node(0), "k?w=all&timeout_ms=700", "x");
+    assert!(begun.elapsed() >= Duration::from_millis(700));
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    assert_eq!(answer.json()["replicas"], 2);
+    let held = answer.json()["held_by"].as_array().unwrap().clone();
+    assert!(held.len() == 2 && !held.contains(&stopped.as_str().into()), "{}", answer.text());
+    assert_eq!(put(cluster.node(0), "k?w=majority", "y").status, 200, "two of three are a majority");
+    cluster.node(2).signal(libc::SIGCONT);
+    shows(cluster.node(2), "k", Some("y"));
+    assert_eq!(put(cluster.node(0), "k?w=all", "z").status, 200);
+}
+
+#[test]
+fn lag_is_shown_while_a_member_is_away() {
+    let mut cluster = Cluster::start(2);
+    let away = id(cluster.node(1));
+    cluster.kill(1);
+    (0..25).for_each(|n| drop(put(cluster.node(0), &format!("k{n}"), "x")));
+    let member = get(cluster.node(0).address, &format!("/membership/{away}"));
+    assert!(member["lag"].as_u64().unwrap() >= 25, "{member}");
+    wait_until(SETTLED, "it is told why", || {
+        get(cluster.node(0).address, &format!("/membership/{away}"))["trouble"].is_string()
+    });
+    cluster.up(1);
+    cluster.settle();
+    wait_until(SETTLED, "nothing is lacking", || {
+        get(cluster.node(0).address, &format!("/membership/{away}"))["lag"] == 0
+    });
+}
+
+/// A member that has stopped, with its connections open, holds nobody up.
+#[test]
+fn a_stopped_member_costs_the_others_nothing() {
+    let cluster = Cluster::start(3);
+    let median = |label: &str| {
+        let mut client = crate::support::Client::new(cluster.node(0).address);
+        let mut took: Vec<Duration> = (0..300)
+            .map(|n| {
+                let begun = Instant::now();
+                let answer = client.request("PUT", &format!("/key/{label}{n}"), &[], b"{\"value\": 1}");
+                assert_eq!(answer.expect("an answer").status, 201);
+                begun.elapsed()
+            })
+            .collect();
+        took.sort();
+        took[150]
+    };
+    let before = median("before");
+    cluster.node(2).signal(libc::SIGSTOP);
+    let during = median("during");
+    cluster.node(2).signal(libc::SIGCONT);
+    assert!(during < before * 4 + Duration::from_millis(5), "{before:?} before, {during:?} with one stopped");
+    cluster.settle();
+}
+
+/// More than the log holds for one who is away: it is swept, and nothing that was deleted meanwhile comes back.
+#[test]
+fn a_member_that_was_away_for_too_long_is_sent_everything() {
+    let mut cluster = Cluster::with(3, &["--log-mib", "0", "--log-held-mib", "1"]);
+    (0..50).for_each(|n| assert_eq!(put(cluster.node(0), &format!("gone{n}?w=3"), "x").status, 201));
+    cluster.kill(2);
+    let key = |n: usize| format!("a-long-name-so-that-the-log-fills-up-{}-{n}", "x".repeat(700));
+    (0..50).for_each(|n| {
+        assert_eq!(cluster.node(1).request("DELETE", &format!("/key/gone{n}?w=2"), "").status, 200);
+    });
+    (0..2_500).for_each(|n| assert_eq!(put(cluster.node(0), &key(n), "y").status, 201));
+    cluster.up(2);
+    cluster.settle();
+    let logs: String = cluster.alive().map(|node| node.log()).collect();
+    assert!(logs.contains("lacks more than the log has"), "it was not swept: the test shows nothing");
+    (0..50).for_each(|n| shows(cluster.node(2), &format!("gone{n}"), None));
+    shows(cluster.node(2), &key(2_499), Some("y"));
+}

@@ -1,0 +1,268 @@
+//! Who belongs: joining, coming back, leaving, being evicted, and who is kept out.
+
+use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::support::{Node, SOON, wait_until};
+use std::path::Path;
+use std::process::Command;
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-r").arg(from).arg(to).status().expect("cp runs");
+    assert!(status.success());
+}
+
+#[test]
+fn nodes_join_and_hold_the_same() {
+    let mut cluster = Cluster::start(3);
+    put(cluster.node(0), "a", "one");
+    put(cluster.node(1), "b", &"large ".repeat(20_000));
+    for node in cluster.alive() {
+        shows(node, "a", Some("one"));
+        shows(node, "b", Some(&"large ".repeat(20_000)));
+    }
+    assert_eq!(cluster.node(2).request("DELETE", "/key/a", "").status, 200);
+    cluster.alive().for_each(|node| shows(node, "a", None));
+    // A later one gets everything, and nothing of what was deleted.
+    cluster.nodes.push(None);
+    cluster.up(3);
+    cluster.settle();
+    shows(cluster.node(3), "b", Some(&"large ".repeat(20_000)));
+    shows(cluster.node(3), "a", None);
+}
+
+#[test]
+fn a_node_with_data_of_its_own_brings_it_along() {
+    let dirs = tempfile::tempdir().unwrap();
+    let first = Node::start(&dirs.path().join("a"), &[]);
+    let second = Node::start(&dirs.path().join("b"), &[]);
+    put(&first, "mine", "a");
+    put(&first, "both", "a");
+    put(&second, "yours", "b");
+    put(&second, "both", "b");
+    assert_eq!(second.stop().code(), Some(0));
+    let second = Node::start(&dirs.path().join("b"), &[&first.address.to_string()]);
+    for node in [&first, &second] {
+        shows(node, "mine", Some("a"));
+        shows(node, "yours", Some("b"));
+        wait_until(SETTLED, "both values are shown", || {
+            let both = node.request("GET", "/key/both", "").json();
+            both["conflicts"].as_array().is_some_and(|others| others.len() == 1)
+        });
+    }
+}
+
+#[test]
+fn nodes_come_back_without_a_join_address() {
+    let dirs = tempfile::tempdir().unwrap();
+    let dir = |n: usize| dirs.path().join(n.to_string());
+    let first = Node::start(&dir(0), &[]);
+    let second = Node::start(&dir(1), &[&first.address.to_string()]);
+    put(&second, "before?w=2", "x");
+    shows(&first, "before", Some("x"));
+    let address = second.address.to_string();
+    assert_eq!(second.stop().code(), Some(0));
+    put(&first, "meanwhile", "y");
+    let mut command = Command::new(crate::support::binary());
+    command.arg(&address).arg("--data-dir").arg(dir(1));
+    let second = Node::launch(command).expect("it serves");
+    shows(&second, "meanwhile", Some("y"));
+    put(&second, "after", "z");
+    shows(&first, "after", Some("z"));
+}
+
+#[test]
+fn a_join_address_may_come_up_later_and_one_of_several_is_enough() {
+    let dirs = tempfile::tempdir().unwrap();
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let later = reserved.local_addr().unwrap();
+    drop(reserved);
+    let early = Node::start(&dirs.path().join("b"), &["127.0.0.1:1", &later.to_string()]);
+    assert_eq!(put(&early, "early", "x").status, 201, "it serves while nobody answers");
+    let mut command = Command::new(crate::support::binary());
+    command.arg(later.to_string()).arg("--data-dir").arg(dirs.path().join("a"));
+    let first = Node::launch(command).expect("it serves");
+    shows(&first, "early", Some("x"));
+    assert_eq!(get(first.address, "/membership")["cluster"], get(early.address, "/membership")["cluster"]);
+}
+
+#[test]
+fn a_wildcard_node_is_known_as_others_reach_it() {
+    let dirs = tempfile::tempdir().unwrap();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let start = |name: &str, port: u16, join: Option<&str>| {
+        let mut command = Command::new(crate::support::binary());
+        command.arg(format!("0.0.0.0:{port}")).args(join).arg("--data-dir").arg(dirs.path().join(name));
+        Node::launch(command).expect("it serves")
+    };
+    let (a, b) = (free(), free());
+    let first = start("a", a, None);
+    let second = start("b", b, Some(&format!("127.0.0.1:{a}")));
+    let local = |port: u16| format!("127.0.0.1:{port}");
+    for port in [a, b] {
+        wait_until(SETTLED, "both are known by their addresses", || {
+            let membership = get(local(port).parse().unwrap(), "/membership");
+            let members = membership["members"].as_array().unwrap().clone();
+            let mut addresses: Vec<_> =
+                members.iter().map(|member| member["address"].as_str().unwrap().to_owned()).collect();
+            addresses.sort();
+            let mut expected = vec![local(a), local(b)];
+            expected.sort();
+            addresses == expected
+        });
+    }
+    assert!(first.log().contains("--cluster-secret-file"), "a node open to all says so");
+    drop(second);
+}
+
+#[test]
+fn two_clusters_are_not_merged_by_accident() {
+    let (one, two) = (Cluster::start(2), Cluster::start(2));
+    put(one.node(0), "k", "one");
+    let mut two = two;
+    two.kill(1);
+    let flags = [one.node(0).address.to_string()];
+    let stray = Node::start(&two.dir(1), &[&flags[0]]);
+    wait_until(SOON, "it is told that it belongs elsewhere", || stray.log().contains("belongs to cluster"));
+    shows(&stray, "k", None);
+    assert_eq!(get(one.node(0).address, "/membership")["members"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_copied_directory_is_refused() {
+    let mut cluster = Cluster::start(2);
+    cluster.kill(1);
+    let twin = cluster.dir(1).with_extension("copy");
+    copy(&cluster.dir(1), &twin);
+    cluster.up(1);
+    cluster.settle();
+    let mut copied = Node::command(&twin, &[]);
+    copied.arg(cluster.node(0).address.to_string());
+    let mut refused = false;
+    if let Ok(mut node) = Node::launch(copied) {
+        wait_until(SETTLED, "one of the two ends", || {
+            refused = node.child.try_wait().unwrap().is_some();
+            refused || cluster.nodes[1].as_mut().unwrap().child.try_wait().unwrap().is_some()
+        });
+        let log = node.log() + &cluster.node(1).log();
+        assert!(log.contains("copy of the other's data directory"), "{log}");
+    }
+}
+
+#[test]
+fn a_node_that_was_set_back_takes_a_new_id_and_keeps_its_data() {
+    let mut cluster = Cluster::start(2);
+    put(cluster.node(1), "old?w=2", "x");
+    let old = id(cluster.node(1));
+    cluster.kill(1);
+    let backup = cluster.dir(1).with_extension("backup");
+    copy(&cluster.dir(1), &backup);
+    cluster.up(1);
+    cluster.settle();
+    put(cluster.node(1), "new?w=2", "y");
+    cluster.kill(1);
+    std::fs::remove_dir_all(cluster.dir(1)).unwrap();
+    copy(&backup, &cluster.dir(1));
+    cluster.up(1);
+    cluster.settle();
+    assert_ne!(id(cluster.node(1)), old);
+    wait_until(SETTLED, "the old id is no member any more", || state(cluster.node(0), &old) == "none");
+    shows(cluster.node(1), "old", Some("x"));
+    shows(cluster.node(1), "new", Some("y"));
+    assert_eq!(put(cluster.node(1), "after?w=2", "z").status, 201);
+    shows(cluster.node(0), "after", Some("z"));
+    cluster.settle();
+}
+
+#[test]
+fn an_evicted_node_is_out_until_it_comes_back() {
+    let mut cluster = Cluster::start(3);
+    put(cluster.node(2), "k?w=3", "x");
+    let victim = id(cluster.node(2));
+    let preview = get(cluster.node(0).address, &format!("/membership/{victim}"));
+    assert_eq!(preview["events_held_only_there"], 0);
+    let answer = cluster.node(0).request("DELETE", &format!("/membership/{victim}"), "");
+    assert_eq!((answer.status, answer.json()["evicted"].as_str()), (200, Some(victim.as_str())));
+    for number in [0, 1] {
+        wait_until(SETTLED, "it is no member any more", || state(cluster.node(number), &victim) == "none");
+    }
+    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{victim}"), "").status, 404);
+    put(cluster.node(0), "later?w=2", "y");
+    assert_eq!(cluster.node(0).request("DELETE", "/key/k?w=2", "").status, 200);
+    // It runs on, alone; what it writes now comes along when it joins again.
+    put(cluster.node(2), "alone", "z");
+    cluster.kill(2);
+    cluster.up(2);
+    cluster.settle();
+    for node in cluster.alive() {
+        shows(node, "later", Some("y"));
+        shows(node, "alone", Some("z"));
+        shows(node, "k", None);
+    }
+}
+
+#[test]
+fn a_node_leaves_and_may_join_again() {
+    let mut cluster = Cluster::start(3);
+    let leaver = id(cluster.node(2));
+    put(cluster.node(2), "k", "x");
+    assert_eq!(cluster.node(2).request("POST", "/cluster/leave", "").status, 202);
+    let mut node = cluster.nodes[2].take().unwrap();
+    assert_eq!(node.wait(SETTLED).code(), Some(0), "{}", node.log());
+    for number in [0, 1] {
+        wait_until(SETTLED, "it is no member any more", || state(cluster.node(number), &leaver) == "none");
+        shows(cluster.node(number), "k", Some("x"));
+    }
+    // By itself it does not go back.
+    let log = Node::launch(Node::command(&cluster.dir(2), &[])).err().expect("it does not serve");
+    assert!(log.contains("has left its cluster"), "{log}");
+    put(cluster.node(0), "k", "y");
+    cluster.up(2);
+    cluster.settle();
+    shows(cluster.node(2), "k", Some("y"));
+}
+
+#[test]
+fn only_who_knows_the_secret_is_a_peer() {
+    let dirs = tempfile::tempdir().unwrap();
+    let file = |name: &str, secret: &str| {
+        let path = dirs.path().join(name);
+        std::fs::write(&path, secret).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (right, wrong) = (file("right", "correct-horse\n"), file("wrong", "battery-staple\n"));
+    let first = Node::start(&dirs.path().join("a"), &["--cluster-secret-file", &right]);
+    let address = first.address.to_string();
+    let second = Node::start(&dirs.path().join("b"), &[&address, "--cluster-secret-file", &right]);
+    put(&first, "k", "x");
+    shows(&second, "k", Some("x"));
+    for flags in [vec![address.as_str()], vec![address.as_str(), "--cluster-secret-file", &wrong]] {
+        let name = format!("stranger{}", flags.len());
+        let stranger = Node::start(&dirs.path().join(name), &flags);
+        wait_until(SOON, "it is refused", || stranger.log().contains("the cluster secret is missing"));
+        assert_eq!(stranger.request("GET", "/key/k", "").status, 404);
+    }
+    for path in ["/cluster/message", "/cluster/leave", "/cluster/nothing"] {
+        for headers in [&[][..], &[("Authorization", "Bearer battery-staple")]] {
+            let answer = first.request_with("POST", path, headers, b"");
+            assert_eq!(answer.status, 401, "{path}: {}", answer.text());
+            assert_eq!(answer.json()["type"], "urn:dynarust:problem:unauthorized");
+        }
+    }
+    let shown = [("Authorization", "Bearer correct-horse")];
+    assert_eq!(first.request_with("POST", "/cluster/message", &shown, b"rubbish").status, 400);
+    assert_eq!(first.request_with("GET", "/cluster/message", &shown, b"").status, 405);
+    assert_eq!(get(first.address, "/membership")["members"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_dead_member_is_found_out_and_found_back() {
+    let mut cluster = Cluster::start(3);
+    let dead = id(cluster.node(2));
+    cluster.kill(2);
+    for number in [0, 1] {
+        wait_until(SETTLED, "it is down", || state(cluster.node(number), &dead) == "down");
+    }
+    put(cluster.node(0), "k", "x");
+    cluster.up(2);
+    cluster.settle();
+    shows(cluster.node(2), "k", Some("x"));
+}
