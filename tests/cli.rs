@@ -167,12 +167,24 @@ fn wrong_usage_exits_2_and_names_what_is_wrong() {
 }
 
 #[test]
-fn a_join_address_is_refused_in_this_release() {
+fn what_can_be_no_address_of_a_node_is_refused() {
     let dir = temporary();
-    let mut command = dynarust(&["127.0.0.1:0", "127.0.0.1:6660"]);
-    command.current_dir(dir.path());
-    refused(command, 2, &["127.0.0.1:6660"]);
-    assert!(contents(dir.path()).is_empty(), "nothing was made");
+    let empty = dir.path().join("secret");
+    std::fs::write(&empty, " \n").expect("a file");
+    let empty = empty.to_str().expect("a path");
+    for (flags, shown) in [
+        (&["127.0.0.1:0", "127.0.0.1"][..], "'127.0.0.1'"),
+        (&["127.0.0.1:0", "a:0"], "'a:0'"),
+        (&["127.0.0.1:0", ":6660"], "':6660'"),
+        (&["127.0.0.1:0", "--advertise", "a:b"], "'a:b'"),
+        (&["127.0.0.1:0", "--cluster-secret-file", "/no/such/file"], "/no/such/file"),
+        (&["127.0.0.1:0", "--cluster-secret-file", empty], "holds no secret"),
+    ] {
+        let mut command = dynarust(flags);
+        command.current_dir(dir.path());
+        refused(command, 2, &[shown]);
+    }
+    assert_eq!(contents(dir.path()).len(), 1, "nothing was made but the file of this test");
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn curl_works_as_the_readme_says() {
         "curl http://localhost:6660/key/mykey",
         "curl -X DELETE http://localhost:6660/key/mykey",
         "curl http://localhost:6660/membership",
+        "curl http://localhost:6661/membership",
     ];
     assert_eq!(lines, tested, "the README and this test show the same commands");
     let first = shell(&own, put);
@@ -45,6 +46,12 @@ fn curl_works_as_the_readme_says() {
     assert_eq!(names(&members(&missing)), ["type", "title", "status", "detail"]);
     let membership = shell(&own, "curl http://localhost:6660/membership");
     assert_eq!(names(&members(&membership)), ["cluster", "self", "members"]);
+    let address = own.address.to_string();
+    let second = Own::start(&[address.as_str()]);
+    let line = "curl http://localhost:6661/membership".replace("6661", "6660");
+    wait_until(SOON, "the second node knows both", || {
+        shell(&second, &line).matches("\"address\"").count() == 2
+    });
     let head = shell(&own, "curl -I http://localhost:6660/membership");
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
 }
