@@ -210,3 +210,6 @@ pub const ROSTER_LOOK_MS: u64 = 250;
 
 /// How long a restarted node waits for members that it knows before it serves without having heard of them.
 pub const CONTACT_MS: u64 = 2_000;
+
+/// So many looks at the roster in a row must show another digest under the same vector before it is called a fault.
+pub const UNEQUAL_LOOKS: u32 = 20;

@@ -66,6 +66,8 @@ pub struct Peer {
     pub skew_ms: i64,
     /// What it held when it last said so, and the digest of that.
     pub state: Option<(VersionVector, Digest)>,
+    /// How often in a row it had the same vector and another digest.
+    pub unequal: u32,
     /// Why it could not be reached, the last time that it could not.
     pub trouble: Option<String>,
     /// Since when it lacks something that we have, in ms since 1970.

@@ -9,9 +9,9 @@ use super::error::Error;
 use super::wire::{Join, Message, Refusal, Reply};
 use super::{House, NOWHERE, Settings};
 use crate::exit::Exit;
-use crate::limits::{CONTACT_MS, RETRY_MS};
+use crate::limits::{CONTACT_MS, PEER_ANSWER_MS};
 use crate::peers::Member;
-use crate::replica::{Digest, Frame, Kind, NodeId};
+use crate::replica::{Frame, Kind, NodeId};
 use crate::storage::{self, Action, Store};
 
 /// Where this node can be reached, as far as it can know before anybody has told it.
@@ -101,9 +101,10 @@ pub async fn meet(house: &Arc<House>) -> Result<(), Error> {
 /// A frame that holds nothing: the answer tells all.
 async fn greet(house: &House, id: NodeId) -> Result<(), Error> {
     let Some(member) = house.member(id).await else { return Ok(()) };
-    let vv = house.store.published().vv;
-    let frame = Frame { sender: house.store.me(), vv, ranges: Vec::new(), entries: Vec::new() };
-    let (_, reply) = house.ask(&member.address, Message::Frame(id, frame, Digest::default())).await?;
+    let published = house.store.published();
+    let (vv, digest) = (published.vv, published.totals.digest);
+    let frame = Frame { sender: house.store.me(), vv, digest, ranges: Vec::new(), entries: Vec::new() };
+    let (_, reply) = house.ask(&member.address, Message::Frame(id, frame)).await?;
     if let Reply::Have(vv) = reply {
         house.store.acknowledge(id, &vv);
     }
@@ -115,7 +116,18 @@ pub async fn join(house: Arc<House>) {
     let (mut failures, mut said) = (0, BTreeMap::new());
     loop {
         for address in &house.settings.join {
-            match ask_to_join(&house, address).await {
+            let mut tries = 0;
+            let answer = loop {
+                match ask_to_join(&house, address).await {
+                    // It is about to: whoever went on to the next would found a second cluster with that one.
+                    Err(Error::Refused(Refusal::NotNow(_))) if tries < NOT_NOW_TRIES => {
+                        tries += 1;
+                        tokio::time::sleep(house.pause(0)).await;
+                    }
+                    answer => break answer,
+                }
+            };
+            match answer {
                 Ok(()) => return,
                 Err(error) => {
                     let text = error.to_string();
@@ -128,14 +140,17 @@ pub async fn join(house: Arc<House>) {
             }
         }
         failures += 1;
-        let (first, longest) = RETRY_MS;
-        let pause = (first << failures.min(10)).min(longest);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
+        tokio::time::sleep(house.pause(failures)).await;
     }
 }
 
+/// How often a member that says "not now" is asked before the next one is.
+const NOT_NOW_TRIES: u32 = 50;
+
 /// Asks one member to be taken in.
 async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
+    // Two that ask each other at once must not each adopt the other's cluster.
+    let _adopting = house.adopting.lock().await;
     let members = match house.store.cluster() {
         NOWHERE => 1,
         _ => house.others().len() as u64 + 1,
@@ -145,7 +160,7 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
     let advertise = house.settings.advertise.clone().or(concrete);
     let join = Join { members, advertise, port: listen.port() };
     let envelope = house.envelope(Message::Join(join));
-    let limit = Duration::from_millis(crate::limits::PEER_ANSWER_MS);
+    let limit = Duration::from_millis(PEER_ANSWER_MS);
     let answer = house.client.ask(address, &envelope, limit).await?;
     if answer.from == house.store.me() && answer.run == house.run {
         return Err(Error::Unreachable("it is this node's own address".into()));
@@ -157,6 +172,14 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
                 adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
             }
             house.set_address(known_as.clone());
+            // One that was alone and adopted our cluster is to be known here.
+            if members > 1 && house.member(answer.from).await.is_none() {
+                let joined_at_ms = (house.settings.now_ms)();
+                let record = Member { address: address.to_owned(), joined_at_ms };
+                let key = answer.from.0.to_be_bytes().to_vec();
+                let written = house.record(key, Action::Put(record.text(), None)).await;
+                written.map_err(|e| Error::Unreachable(e.to_string()))?;
+            }
             log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
             Ok(())
         }
@@ -179,8 +202,18 @@ impl House {
         if mine == NOWHERE {
             return Reply::Refused(Refusal::NotNow("it has left its cluster".into()));
         }
+        let Ok(_adopting) = self.adopting.try_lock() else {
+            return Reply::Refused(Refusal::NotNow("it is joining itself".into()));
+        };
         if cluster != mine && join.members > 1 {
-            return Reply::Refused(Refusal::OtherCluster(mine));
+            // A node that is alone goes where several are, whoever of the two asked.
+            if !self.others().is_empty() {
+                return Reply::Refused(Refusal::OtherCluster(mine));
+            }
+            if let Err(e) = self.store.adopt(cluster).await {
+                return Reply::Refused(Refusal::NotNow(e.to_string()));
+            }
+            log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
         }
         let seen = seen_as.map(|seen| SocketAddr::new(seen.ip(), join.port).to_string());
         let Some(address) = join.advertise.or(seen) else {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::{House, NOWHERE, join, shipper};
-use crate::limits::{ROSTER_LOOK_MS, SUSPECT_MS};
+use crate::limits::{ROSTER_LOOK_MS, SUSPECT_MS, UNEQUAL_LOOKS};
 use crate::peers::Liveness;
-use crate::replica::NodeId;
+use crate::replica::{Digest, NodeId, VersionVector};
 use crate::storage::Action;
 
 /// Works for as long as the process.
@@ -56,11 +56,20 @@ async fn follow(house: &Arc<House>, shippers: &mut BTreeMap<NodeId, JoinHandle<(
     }
 }
 
-/// Who has been silent for long is suspect, then down.
+/// Who has been silent for long is suspect, then down. Who has incorporated the same must hold the same.
 fn judge(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
     let now_ms = (house.settings.now_ms)();
+    let published = house.store.published();
     for id in shippers.keys() {
         house.peers.update(*id, |peer| {
+            // Entries travel as they are now, a little ahead of the vector: only what stays so is wrong.
+            let differs = |(vv, digest): &(VersionVector, Digest)| {
+                *vv == published.vv && *digest != published.totals.digest
+            };
+            peer.unequal = if peer.state.as_ref().is_some_and(differs) { peer.unequal + 1 } else { 0 };
+            if peer.unequal == UNEQUAL_LOOKS {
+                log::error!("member {id} has incorporated the same events and holds something else (digest): report this");
+            }
             let silent_ms = now_ms.saturating_sub(*peer.seen_ms.get_or_insert(now_ms));
             let liveness = match silent_ms {
                 ms if ms > SUSPECT_MS.1 => Liveness::Down,

@@ -33,7 +33,7 @@ pub use wire::PROTOCOL;
 use client::Client;
 use wire::{Envelope, Message, Reply};
 
-use crate::limits::PEER_ANSWER_MS;
+use crate::limits::{PEER_ANSWER_MS, RETRY_MS};
 use crate::peers::{Liveness, Member, Peers};
 use crate::replica::{Kind, NodeId};
 use crate::storage::{self, Action, Condition, Rejection, Request, Store};
@@ -88,6 +88,8 @@ struct House {
     runs: Mutex<BTreeMap<NodeId, Vec<u64>>>,
     /// The id under which this node wrote before it was found to be rolled back: no member may go by it.
     former: OnceLock<NodeId>,
+    /// Held while the node may come to belong to another cluster.
+    adopting: tokio::sync::Mutex<()>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
 }
@@ -111,6 +113,7 @@ impl Network {
             address: Mutex::new(join::first_address(&store, &settings).await),
             runs: Mutex::new(BTreeMap::new()),
             former: OnceLock::new(),
+            adopting: tokio::sync::Mutex::new(()),
             sweeper: Mutex::new(None),
             store,
             peers,
@@ -166,13 +169,19 @@ impl House {
         if from == self.store.me() && run == self.run {
             return Err(Error::Unreachable("it is this node's own address".into()));
         }
+        self.seen(from, now_ms);
         match body {
             Reply::Refused(refusal) => Err(refusal.into()),
-            body => {
-                self.seen(from, now_ms);
-                Ok((from, body))
-            }
+            body => Ok((from, body)),
         }
+    }
+
+    /// How long to wait after so many failures: longer from one to the next, and half of it is chance, so that many do not
+    /// come at once.
+    fn pause(&self, failures: u32) -> Duration {
+        let (first, longest) = RETRY_MS;
+        let most = (first << failures.min(10)).min(longest);
+        Duration::from_millis(most / 2 + (self.settings.random)() % (most / 2 + 1))
     }
 
     /// A peer gave a sign of life.

@@ -98,13 +98,13 @@ impl House {
         }
         let taken = match body {
             Message::Join(join) => return self.take_in((from, cluster), join, seen_as, reached_as).await,
-            Message::Frame(to, frame, digest) => {
+            Message::Frame(to, frame) => {
                 let whose = (cluster, from, to, frame.sender);
                 if let Err(refusal) = self.admits(whose, &frame.vv).and_then(|()| checked(frame.check())) {
                     return Reply::Refused(refusal);
                 }
                 self.seen(from, now_ms);
-                self.peers.update(from, |peer| peer.state = Some((frame.vv.clone(), digest)));
+                self.peers.update(from, |peer| peer.state = Some((frame.vv.clone(), frame.digest)));
                 self.store.acknowledge(from, &frame.vv);
                 if frame.ranges.is_empty() {
                     return Reply::Have(self.store.published().vv);

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use super::error::Error;
 use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
-use crate::limits::{
-    FRAME_BYTES_MAX, FRAME_EVENTS_MAX, HEARTBEAT_MS, RELAY_AFTER_MS, RETRY_MS, SWEEP_KEYS_MAX,
-};
+use crate::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX, HEARTBEAT_MS, RELAY_AFTER_MS, SWEEP_KEYS_MAX};
 use crate::replica::{Bound, Bounds, NodeId, VersionVector};
 use crate::storage::Next;
 
@@ -52,7 +50,7 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
             Err(error) => {
                 shipper.failed(&error, failures);
                 failures += 1;
-                tokio::time::sleep(shipper.pause(failures)).await;
+                tokio::time::sleep(shipper.house.pause(failures)).await;
             }
         }
     }
@@ -97,9 +95,7 @@ impl Shipper {
             let bounds = Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX };
             let only = move |origin| origin == me || relayed.contains(&origin);
             match house.store.next_for(&have, bounds, only).await? {
-                Next::Frame(frame) => {
-                    return Ok(Message::Frame(self.peer, frame, published.totals.digest));
-                }
+                Next::Frame(frame) => return Ok(Message::Frame(self.peer, frame)),
                 Next::Sweep { target } => {
                     log::info!("member {} lacks more than the log has: it is sent everything", self.peer);
                     self.sweep = Some((target, None));
@@ -147,13 +143,6 @@ impl Shipper {
             }
             _ => {}
         }
-    }
-
-    /// Grows from failure to failure; half of it is chance, so that many do not come at once.
-    fn pause(&self, failures: u32) -> Duration {
-        let (first, longest) = RETRY_MS;
-        let most = (first << failures.min(10)).min(longest);
-        Duration::from_millis(most / 2 + (self.house.settings.random)() % (most / 2 + 1))
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::Error;
-use crate::replica::{Digest, Frame, NodeId, Sweep, VersionVector};
+use crate::replica::{Frame, NodeId, Sweep, VersionVector};
 
 /// The language spoken here. It grows with every change of a type in this file, or in `replica/` of what travels.
 pub const PROTOCOL: u16 = 1;
@@ -38,7 +38,7 @@ pub struct Envelope<T> {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
     /// Take this in. Meant for one node: another one may have its address by now.
-    Frame(NodeId, Frame, Digest),
+    Frame(NodeId, Frame),
     /// Take this in; it is too old for frames.
     Sweep(NodeId, Sweep),
     /// Take me into your cluster.

@@ -61,7 +61,7 @@ impl Replica {
             ranges.push(Range { origin, after, through, changes });
         }
         let entries = entries.into_iter().map(|((kind, key), entry)| (kind, key, entry)).collect();
-        Ok(Frame { sender: self.me, vv: self.vv.clone(), ranges, entries })
+        Ok(Frame { sender: self.me, vv: self.vv.clone(), digest: self.totals.digest, ranges, entries })
     }
 
     /// Rule 3: takes a frame in. Once the unit is durable, [`Replica::vv`] is the answer to the sender.

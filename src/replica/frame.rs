@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::digest::Digest;
 use super::dot::NodeId;
 use super::entry::{Entry, Value};
 use super::vector::VersionVector;
@@ -47,6 +48,8 @@ pub struct Frame {
     pub sender: NodeId,
     /// What the sender has incorporated.
     pub vv: VersionVector,
+    /// The sum over what lives at the sender, for whoever has incorporated the same.
+    pub digest: Digest,
     /// In any order; at most one an origin.
     pub ranges: Vec<Range>,
     /// The sender's entries of all keys in `ranges`.

@@ -147,8 +147,13 @@ fn nothing_is_forgotten_for_an_event_of_the_same_unit() {
     let change = |seq| Change { seq, kind: Kind::Data, key: b"k".to_vec() };
     let range = Range { origin: two, after: 0, through: 2, changes: vec![change(1), change(2)] };
     let vv: VersionVector = [Dot::new(two, 2)].into_iter().collect();
-    let frame =
-        Frame { sender: two, vv, ranges: vec![range], entries: vec![(Kind::Data, b"k".to_vec(), entry)] };
+    let frame = Frame {
+        sender: two,
+        vv,
+        digest: Digest::default(),
+        ranges: vec![range],
+        entries: vec![(Kind::Data, b"k".to_vec(), entry)],
+    };
     let mut unit = Unit::new();
     let Ok(()) = replica.receive(&frame, &mut unit, &Only(&held), 1);
     let Ok(place) = unit.load(Kind::Data, b"k", &Only(&held));

@@ -1,6 +1,6 @@
 //! Who belongs: joining, coming back, leaving, being evicted, and who is kept out.
 
-use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::cluster::{Cluster, SETTLED, alive, get, id, put, shows, state};
 use crate::support::{Node, SOON, wait_until};
 use std::path::Path;
 use std::process::Command;
@@ -82,6 +82,53 @@ fn a_join_address_may_come_up_later_and_one_of_several_is_enough() {
     let first = Node::launch(command).expect("it serves");
     shows(&first, "early", Some("x"));
     assert_eq!(get(first.address, "/membership")["cluster"], get(early.address, "/membership")["cluster"]);
+}
+
+/// As every deployment does it that gives all nodes the same list.
+#[test]
+fn nodes_that_join_each_other_at_once_become_one_cluster() {
+    for _ in 0..4 {
+        let dirs = tempfile::tempdir().unwrap();
+        let held: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<String> =
+            held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
+        drop(held);
+        let start = |number: usize| {
+            let mut command = Command::new(crate::support::binary());
+            command.arg(&addresses[number]).args(&addresses);
+            command.arg("--data-dir").arg(dirs.path().join(number.to_string()));
+            Node::launch(command).expect("it serves")
+        };
+        let nodes: Vec<Node> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..3).map(|number| scope.spawn(move || start(number))).collect();
+            starts.into_iter().map(|start| start.join().expect("it started")).collect()
+        });
+        wait_until(SETTLED, "all are in one cluster", || {
+            let seen: Vec<_> = nodes.iter().map(|node| get(node.address, "/membership")).collect();
+            seen.iter().all(|one| one["cluster"] == seen[0]["cluster"] && alive(one) == 3)
+        });
+        put(&nodes[0], "k", "x");
+        nodes.iter().for_each(|node| shows(node, "k", Some("x")));
+    }
+}
+
+/// The first of a cluster comes up last: the others had to begin without it.
+#[test]
+fn a_late_first_node_is_taken_in_by_those_who_waited_for_it() {
+    let dirs = tempfile::tempdir().unwrap();
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let late = reserved.local_addr().unwrap();
+    drop(reserved);
+    let second = Node::start(&dirs.path().join("b"), &[&late.to_string()]);
+    let third = Node::start(&dirs.path().join("c"), &[&second.address.to_string()]);
+    put(&third, "k?w=2", "x");
+    let mut command = Command::new(crate::support::binary());
+    command.arg(late.to_string()).arg("--data-dir").arg(dirs.path().join("a"));
+    let first = Node::launch(command).expect("it serves");
+    for node in [&first, &second, &third] {
+        wait_until(SETTLED, "all see all", || alive(&get(node.address, "/membership")) == 3);
+        shows(node, "k", Some("x"));
+    }
 }
 
 #[test]
