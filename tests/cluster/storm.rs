@@ -183,3 +183,45 @@ fn three_nodes_lose_nothing() {
 fn five_nodes_lose_nothing() {
     storm(5, rounds(5));
 }
+
+/// A new node is sent everything, and is killed in the middle of it, again and again; the one that sends as well. Pieces of a
+/// sweep change keys without an event of the log: each start proves that what was cut off could be repaired.
+#[test]
+fn a_sweep_survives_the_death_of_both_ends() {
+    let mut random = Random(std::process::id().into());
+    let mut cluster = Cluster::with(2, &["--log-mib", "0", "--log-held-mib", "1"]);
+    let value = |n: u64| {
+        format!("{{\"value\": \"{n}-{}\"}}", "x".repeat(if n.is_multiple_of(50) { 30_000 } else { 900 }))
+    };
+    const KEYS: u64 = 12_000;
+    let mut writers = Vec::new();
+    for lane in 0..8 {
+        let address = cluster.node(lane as usize % 2).address;
+        writers.push(std::thread::spawn(move || {
+            let mut client = Client::new(address);
+            for n in (lane..KEYS).step_by(8) {
+                let answer = client.request("PUT", &format!("/key/k{n}"), &[], value(n).as_bytes());
+                assert_eq!(answer.expect("an answer").status, 201);
+            }
+        }));
+    }
+    writers.into_iter().for_each(|writer| writer.join().expect("it wrote"));
+    cluster.settle();
+    cluster.nodes.push(None);
+    cluster.up(2);
+    for round in 0..12 {
+        std::thread::sleep(Duration::from_millis(20 + random.below(150)));
+        let victim = if round % 4 == 3 { random.below(2) as usize } else { 2 };
+        cluster.kill(victim);
+        // Deletes meanwhile, so that there is something to drop and to forget as well.
+        for _ in 0..20 {
+            let other = cluster.node(if victim == 0 { 1 } else { 0 });
+            let path = format!("/key/k{}", random.below(KEYS));
+            assert!(matches!(other.request("DELETE", &path, "").status, 200 | 404));
+        }
+        cluster.up(victim);
+    }
+    cluster.settle();
+    let keys = get(cluster.node(2).address, "/stats")["keys"].as_u64().expect("a number");
+    assert!(keys > KEYS - 400, "{keys}");
+}
