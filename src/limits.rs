@@ -34,6 +34,9 @@ pub const WAIT_MS_DEFAULT: u64 = 5_000;
 /// Most dots that one version text (`ETag`, `Causality-Token`) may name: bounds what a header can make us parse.
 pub const TOKEN_DOTS_MAX: usize = 256;
 
+/// Most origins that a `Session-Token` may name: one for each node that ever was in the cluster.
+pub const SESSION_DOTS_MAX: usize = 1_024;
+
 /// Most entity tags in one `If-Match` or `If-None-Match`.
 pub const TAGS_MAX: usize = 64;
 

@@ -12,32 +12,44 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::app::{App, Serving};
 use super::problem::{Code, Problem};
-use super::request::{self, Options, Wanted};
+use super::request::{self, Options, SESSION_TOKEN, Wanted};
 use super::{members, time};
 use crate::limits::{CHUNK_READ_RETRIES_MAX, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES};
-use crate::replica::{Dot, Entry, Kind, NodeId, Token, Value, Version};
+use crate::replica::{Dot, Entry, Kind, NodeId, Token, Value, Version, VersionVector};
 use crate::storage::{Action, Condition, Rejection, Request, Said, Store, Written};
 
 /// `GET` and `HEAD /key/{key}`.
 pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<HttpResponse, Problem> {
     app.metrics.reads.one();
     let store = app.store()?;
-    request::no_parameters(request)?;
+    let timeout_ms = request::read_timeout_ms(request)?;
     let key = request::key(request)?;
     let condition = request::condition(request)?;
+    let mut session = request::session(request)?;
+    catch_up(store, &session, timeout_ms).await?;
     let now_ms = (app.now_ms)();
     for _ in 0..CHUNK_READ_RETRIES_MAX {
         let entry = store.entry(Kind::Data, &key).await?;
-        let Some(token) = entry.token(now_ms) else { return Err(absent(&condition)) };
+        // What it says is of this moment or newer: an entry may be ahead of the vector.
+        session.join(&store.published().vv);
+        session.join(entry.context());
+        let Some(token) = entry.token(now_ms) else {
+            return Err(absent(&condition).in_session(session.to_string()));
+        };
         if !(Condition { matches_none: None, ..condition.clone() }).holds(Some(&token)) {
             return Err(Rejection::Precondition(Some(token)).into());
         }
         if !(Condition { matches: None, ..condition.clone() }).holds(Some(&token)) {
-            return Ok(HttpResponse::NotModified().insert_header((header::ETAG, tag(&token))).finish());
+            let mut answer = HttpResponse::NotModified();
+            answer
+                .insert_header((header::ETAG, tag(&token)))
+                .insert_header((SESSION_TOKEN, session.to_string()));
+            return Ok(answer.finish());
         }
         let mut answer = HttpResponse::Ok();
         answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
         answer.insert_header((header::ETAG, tag(&token)));
+        answer.insert_header((SESSION_TOKEN, session.to_string()));
         if *request.method() == Method::HEAD {
             let shown: Vec<Shown> = entry.into_visible(now_ms).map(|version| (version, Vec::new())).collect();
             let texts: u64 = shown.iter().map(|(version, _)| version.value.bytes()).sum();
@@ -53,6 +65,21 @@ pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<H
         };
     }
     Err(Problem::new(Code::Busy, "the key is overwritten faster than it can be read"))
+}
+
+/// Waits until the node has all that the client has seen.
+async fn catch_up(store: &Store, session: &VersionVector, timeout_ms: u64) -> Result<(), Problem> {
+    if session.is_empty() || store.published().vv.covers_all(session) {
+        return Ok(());
+    }
+    let caught_up = store.until_incorporated(session);
+    let timeout = std::time::Duration::from_millis(timeout_ms);
+    tokio::time::timeout(timeout, caught_up).await.map_err(|_| {
+        Problem::new(
+            Code::Behind,
+            format!("not within {timeout_ms} ms (timeout_ms): try again, or ask another node"),
+        )
+    })
 }
 
 /// A version that a reader sees, with its text.
@@ -106,14 +133,16 @@ pub async fn put(app: &App, request: &HttpRequest, payload: &mut Payload) -> Res
     let key = request::key(request)?;
     let options = request::options(request)?;
     let (condition, token) = (request::condition(request)?, request::token(request)?);
+    let session = request::session(request)?;
     let (body, room) = request::body(request, payload, app).await?;
     let put = request::put(&body, app.value_bytes_max)?;
     drop(body);
+    catch_up(store, &session, options.timeout_ms).await?;
     let action = Action::Put(put.text, put.ttl_ms);
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room };
     let written = store.write(write).await?;
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    written_answer(status, &key, written, options, store, true).await
+    written_answer(status, &key, written, options, store, session).await
 }
 
 /// `DELETE /key/{key}`.
@@ -123,10 +152,12 @@ pub async fn delete(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pr
     let key = request::key(request)?;
     let options = request::options(request)?;
     let (condition, token) = (request::condition(request)?, request::token(request)?);
+    let session = request::session(request)?;
+    catch_up(store, &session, options.timeout_ms).await?;
     let action = Action::Delete;
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room: None };
     let written = store.write(write).await?;
-    written_answer(StatusCode::OK, &key, written, options, store, false).await
+    written_answer(StatusCode::OK, &key, written, options, store, session).await
 }
 
 /// The answer to a write that is on the disk here, once as many members have it as the client wants; or 202.
@@ -136,8 +167,9 @@ async fn written_answer(
     written: Written,
     options: Options,
     store: &Store,
-    put: bool,
+    mut session: VersionVector,
 ) -> Result<HttpResponse, Problem> {
+    let put = written.put;
     let (reached, holders) = replicas(options, written.dot, store).await?;
     let status = if reached { status } else { StatusCode::ACCEPTED };
     let version = written.dot.to_string();
@@ -158,6 +190,9 @@ async fn written_answer(
     if put {
         answer.insert_header((header::ETAG, format!("\"{version}\"")));
     }
+    session.join(&store.published().vv);
+    session.raise(written.dot);
+    answer.insert_header((SESSION_TOKEN, session.to_string()));
     Ok(answer.body(body))
 }
 

@@ -10,6 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 
 use super::json::Fault;
+use super::request::SESSION_TOKEN;
 use crate::storage::{Error, Rejection};
 
 /// What kind of error it is; the text is part of the contract.
@@ -49,6 +50,8 @@ pub enum Code {
     TooLarge,
     /// What is stored can't be read.
     Damaged,
+    /// The node has not caught up with what the client has seen.
+    Behind,
     /// Too much is waiting.
     Busy,
     /// Not ready yet.
@@ -100,6 +103,9 @@ impl Code {
             }
             Code::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The value is too large"),
             Code::Damaged => ("damaged", StatusCode::INTERNAL_SERVER_ERROR, "The stored value can't be read"),
+            Code::Behind => {
+                ("behind", StatusCode::GATEWAY_TIMEOUT, "This node has not caught up with the session")
+            }
             Code::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "The node has too much to do"),
             Code::Starting => ("starting", StatusCode::SERVICE_UNAVAILABLE, "The node is starting"),
             Code::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "The node is stopping"),
@@ -130,6 +136,7 @@ pub struct Problem {
     place: Option<(usize, usize)>,
     allow: Option<&'static str>,
     etag: Option<String>,
+    session: Option<String>,
 }
 
 impl Problem {
@@ -137,7 +144,12 @@ impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Problem {
         // What a client sent may be part of it: as much as helps.
         let detail: String = detail.into().chars().take(DETAIL_CHARS_MAX).collect();
-        Problem { code, detail, place: None, allow: None, etag: None }
+        Problem { code, detail, place: None, allow: None, etag: None, session: None }
+    }
+
+    /// The same, with what the client has seen by it.
+    pub fn in_session(self, session: String) -> Problem {
+        Problem { session: Some(session), ..self }
     }
 
     /// The methods that the path takes.
@@ -173,6 +185,9 @@ impl Problem {
         }
         if let Some(etag) = &self.etag {
             answer.insert_header((header::ETAG, etag.as_str()));
+        }
+        if let Some(session) = &self.session {
+            answer.insert_header((SESSION_TOKEN, session.as_str()));
         }
         answer.body(self.text())
     }

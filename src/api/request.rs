@@ -19,7 +19,7 @@ use crate::limits::{
     BODY_OVERHEAD_BYTES, KEY_BYTES_MAX, TAGS_MAX, TRANSIT_FREE_BYTES, TTL_SECONDS_MAX, WAIT_MS_DEFAULT,
     WAIT_MS_MAX,
 };
-use crate::replica::Token;
+use crate::replica::{Token, VersionVector};
 use crate::storage::{Condition, Tags};
 
 /// The key of a request: everything after `/key/`, percent-decoded once, slashes included.
@@ -57,7 +57,7 @@ pub enum Wanted {
     All,
 }
 
-/// The options in a write's query.
+/// The options in a query.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// `w`
@@ -66,8 +66,17 @@ pub struct Options {
     pub timeout_ms: u64,
 }
 
-/// Reads `?w=` and `?timeout_ms=`; anything else is refused, or a misspelt option would do nothing in silence.
+/// Reads `?w=` and `?timeout_ms=` of a write; anything else is refused, or a misspelt option would do nothing in silence.
 pub fn options(request: &HttpRequest) -> Result<Options, Problem> {
+    read_options(request, &["w", "timeout_ms"])
+}
+
+/// Reads `?timeout_ms=` of a read.
+pub fn read_timeout_ms(request: &HttpRequest) -> Result<u64, Problem> {
+    read_options(request, &["timeout_ms"]).map(|options| options.timeout_ms)
+}
+
+fn read_options(request: &HttpRequest, names: &[&str]) -> Result<Options, Problem> {
     let mut options = Options { wanted: Wanted::Members(1), timeout_ms: WAIT_MS_DEFAULT };
     let mut seen = Vec::new();
     for (name, value) in parameters(request) {
@@ -80,17 +89,19 @@ pub fn options(request: &HttpRequest) -> Result<Options, Problem> {
         let number = value.starts_with(|first: char| first.is_ascii_digit());
         let number = number.then(|| value.parse::<u64>().ok()).flatten();
         match name {
+            _ if !names.contains(&name) => {
+                return refuse(&format!("the parameters of this request are: {}", names.join(", ")));
+            }
             "w" => match (value, number.map(u32::try_from)) {
                 ("majority", _) => options.wanted = Wanted::Majority,
                 ("all", _) => options.wanted = Wanted::All,
                 (_, Some(Ok(members @ 1..))) => options.wanted = Wanted::Members(members),
                 _ => return refuse("w is a number from 1, 'majority' or 'all'"),
             },
-            "timeout_ms" => match number {
+            _ => match number {
                 Some(ms @ 0..=WAIT_MS_MAX) => options.timeout_ms = ms,
                 _ => return refuse(&format!("timeout_ms is a number from 0 to {WAIT_MS_MAX}")),
             },
-            _ => return refuse("the parameters of this path are w and timeout_ms"),
         }
     }
     Ok(options)
@@ -133,6 +144,23 @@ pub fn token(request: &HttpRequest) -> Result<Option<Token>, Problem> {
         Ok(token) => Ok(Some(token)),
         Err(_) => refuse("Causality-Token is a version, as an answer shows it"),
     }
+}
+
+/// What a client has seen, as answers tell it and requests bring it back.
+pub const SESSION_TOKEN: HeaderName = HeaderName::from_static("session-token");
+
+/// What the client has seen, here or elsewhere; nothing when it does not say.
+pub fn session(request: &HttpRequest) -> Result<VersionVector, Problem> {
+    let mut values = request.headers().get_all(SESSION_TOKEN);
+    let Some(value) = values.next() else { return Ok(VersionVector::new()) };
+    let seen =
+        value.to_str().ok().and_then(|text| text.trim().parse().ok()).filter(|_| values.next().is_none());
+    seen.ok_or_else(|| {
+        Problem::new(
+            Code::InvalidHeader,
+            "Session-Token is what the last answer said, as it said it, and stands once",
+        )
+    })
 }
 
 /// A list of entity tags; one that is not a version of ours matches nothing, but it must be a tag.

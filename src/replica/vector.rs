@@ -7,7 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::dot::{Dot, NodeId};
+use super::dot::{Dot, NodeId, NotAName};
+use crate::limits::SESSION_DOTS_MAX;
 
 /// Origins in order, each with its highest seq; a missing origin stands for 0, and 0 is never stored.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,30 @@ impl From<Vec<Dot>> for VersionVector {
 impl From<VersionVector> for Vec<Dot> {
     fn from(vector: VersionVector) -> Vec<Dot> {
         vector.iter().collect()
+    }
+}
+
+/// The text of its dots, joined by `.`.
+impl std::fmt::Display for VersionVector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, dot) in self.iter().enumerate() {
+            if i > 0 {
+                f.write_str(".")?;
+            }
+            std::fmt::Display::fmt(&dot, f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for VersionVector {
+    type Err = NotAName;
+
+    fn from_str(text: &str) -> Result<VersionVector, NotAName> {
+        if text.split('.').count() > SESSION_DOTS_MAX {
+            return Err(NotAName);
+        }
+        text.split('.').map(str::parse).collect::<Result<Vec<Dot>, _>>().map(VersionVector::from)
     }
 }
 

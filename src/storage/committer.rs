@@ -431,9 +431,10 @@ impl Committer {
         }
         let expires_at_ms = ttl_ms.map(|ttl| now_ms.saturating_add(ttl));
         let replaces = token.map_or(Replaces::All, Replaces::Named);
+        let put = value.is_some();
         let value = value.map(|text| (Value::Inline(text), expires_at_ms));
         let dot = self.write(place, Write { replaces, value }, now_ms);
-        Ok(Written { dot, created: current.is_none() })
+        Ok(Written { dot, created: current.is_none(), put })
     }
 
     /// One event.

@@ -419,6 +419,18 @@ impl Store {
         Ok(shown)
     }
 
+    /// Waits until everything that `seen` names is incorporated, and on the disk.
+    pub async fn until_incorporated(&self, seen: &VersionVector) {
+        let shared = &self.0.shared;
+        loop {
+            let durable = shared.watermark.durable();
+            if shared.published().vv.covers_all(seen) {
+                return;
+            }
+            shared.watermark.reached(durable + 1).await;
+        }
+    }
+
     /// A number that changes whenever the log is about to grow; [`Store::settled`] tells when it has.
     pub fn feed(&self) -> watch::Receiver<u64> {
         self.0.feed.clone()

@@ -68,6 +68,8 @@ pub struct Written {
     pub dot: Dot,
     /// Was there nothing to see under the key before?
     pub created: bool,
+    /// Did it store a value? Else it removed what was there.
+    pub put: bool,
 }
 
 /// What a peer has sent.

@@ -35,6 +35,49 @@ fn w_waits_for_copies_and_says_who_has_them() {
 }
 
 #[test]
+fn a_session_reads_its_own_writes_everywhere() {
+    let cluster = Cluster::start(3);
+    let mut session = String::new();
+    for n in 0..60 {
+        let (writer, reader) = (cluster.node(n % 3), cluster.node((n + 1) % 3));
+        let headers = |session: &str| [("Session-Token", session.to_owned())];
+        let send = |method: &str, body: &str, session: &str, node: &crate::support::Node| {
+            let held = headers(session);
+            let held: Vec<(&str, &str)> = held.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let sent = if session.is_empty() { &[][..] } else { &held[..] };
+            let answer = node.request_with(method, "/key/s", sent, body.as_bytes());
+            let token = answer.header("session-token").expect("every answer has one").to_owned();
+            (answer, token)
+        };
+        let (written, token) = send("PUT", &format!("{{\"value\": {n}}}"), &session, writer);
+        assert!(matches!(written.status, 200 | 201), "{}", written.text());
+        let (read, token) = send("GET", "", &token, reader);
+        assert_eq!(read.json()["value"], n as u64);
+        // The next write replaces it, wherever it goes: no siblings in a session.
+        assert!(read.json()["conflicts"].is_null(), "{}", read.text());
+        session = token;
+        if n % 10 == 9 {
+            let (deleted, token) = send("DELETE", "", &session, reader);
+            assert_eq!(deleted.status, 200, "{}", deleted.text());
+            let (missing, token) = send("GET", "", &token, writer);
+            assert_eq!(missing.status, 404);
+            session = token;
+        }
+    }
+    let ahead = format!("{}-999999999", id(cluster.node(0)));
+    let behind = [("Session-Token", ahead.as_str())];
+    for (method, path) in [("GET", "/key/s?timeout_ms=50"), ("PUT", "/key/s?timeout_ms=50")] {
+        let answer = cluster.node(1).request_with(method, path, &behind, b"{\"value\": 1}");
+        assert_eq!(answer.status, 504, "{}", answer.text());
+        assert_eq!(answer.json()["type"], "urn:dynarust:problem:behind");
+    }
+    for wrong in ["", "x", "0000000000000001-1.."] {
+        let answer = cluster.node(1).request_with("GET", "/key/s", &[("Session-Token", wrong)], b"");
+        assert_eq!(answer.status, 400, "{wrong:?}");
+    }
+}
+
+#[test]
 fn lag_is_shown_while_a_member_is_away() {
     let mut cluster = Cluster::start(2);
     let away = id(cluster.node(1));
