@@ -2,8 +2,9 @@
 
 use crate::support::{Client, Node, wait_until};
 use serde_json::Value as Json;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -127,4 +128,17 @@ pub fn shows(node: &Node, key: &str, value: Option<&str>) {
 
 pub fn put(node: &Node, path: &str, value: &str) -> crate::support::Response {
     node.request("PUT", &format!("/key/{path}"), &format!("{{\"value\": {value:?}}}"))
+}
+
+/// An address for a node that must be known before it is up. Below the ports that the system gives to others meanwhile, and
+/// never the same twice.
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 12_000 + ((std::process::id() as u16 % 500) * 32 + step) % 16_000;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("it is bound");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Who belongs: joining, coming back, leaving, being evicted, and who is kept out.
 
-use crate::cluster::{Cluster, SETTLED, alive, get, id, put, shows, state};
+use crate::cluster::{Cluster, SETTLED, alive, free_address, get, id, put, shows, state};
 use crate::support::{Node, SOON, wait_until};
 use std::path::Path;
 use std::process::Command;
@@ -72,9 +72,7 @@ fn nodes_come_back_without_a_join_address() {
 #[test]
 fn a_join_address_may_come_up_later_and_one_of_several_is_enough() {
     let dirs = tempfile::tempdir().unwrap();
-    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let later = reserved.local_addr().unwrap();
-    drop(reserved);
+    let later = free_address();
     let early = Node::start(&dirs.path().join("b"), &["127.0.0.1:1", &later.to_string()]);
     assert_eq!(put(&early, "early", "x").status, 201, "it serves while nobody answers");
     let mut command = Command::new(crate::support::binary());
@@ -89,10 +87,7 @@ fn a_join_address_may_come_up_later_and_one_of_several_is_enough() {
 fn nodes_that_join_each_other_at_once_become_one_cluster() {
     for _ in 0..4 {
         let dirs = tempfile::tempdir().unwrap();
-        let held: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses: Vec<String> =
-            held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
-        drop(held);
+        let addresses: Vec<String> = (0..3).map(|_| free_address().to_string()).collect();
         let start = |number: usize| {
             let mut command = Command::new(crate::support::binary());
             command.arg(&addresses[number]).args(&addresses);
@@ -116,9 +111,7 @@ fn nodes_that_join_each_other_at_once_become_one_cluster() {
 #[test]
 fn a_late_first_node_is_taken_in_by_those_who_waited_for_it() {
     let dirs = tempfile::tempdir().unwrap();
-    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let late = reserved.local_addr().unwrap();
-    drop(reserved);
+    let late = free_address();
     let second = Node::start(&dirs.path().join("b"), &[&late.to_string()]);
     let third = Node::start(&dirs.path().join("c"), &[&second.address.to_string()]);
     put(&third, "k?w=2", "x");
@@ -134,7 +127,7 @@ fn a_late_first_node_is_taken_in_by_those_who_waited_for_it() {
 #[test]
 fn a_wildcard_node_is_known_as_others_reach_it() {
     let dirs = tempfile::tempdir().unwrap();
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = || free_address().port();
     let start = |name: &str, port: u16, join: Option<&str>| {
         let mut command = Command::new(crate::support::binary());
         command.arg(format!("0.0.0.0:{port}")).args(join).arg("--data-dir").arg(dirs.path().join(name));
