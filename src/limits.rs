@@ -153,7 +153,8 @@ pub const CHUNK_READ_RETRIES_MAX: usize = 100;
 pub const SWEEP_READ_KEYS: usize = 1_024;
 
 /// How many keys are read at a time for a piece of a sweep, between looks at its size.
-pub const SWEEP_STEP_KEYS: usize = 64;
+/// So many large values may go beyond the bound.
+pub const SWEEP_STEP_KEYS: usize = 4;
 
 /// Bytes of a row of the change log from which on the next event opens another one.
 pub const LOG_ROW_BYTES: usize = 8 << 10;
@@ -195,6 +196,9 @@ pub const PEER_CONNECT_MS: u64 = 2_000;
 
 /// Time for a message and its answer, the peer's commit included: what is slower is tried again.
 pub const PEER_ANSWER_MS: u64 = 10_000;
+
+/// Slowest line, in bytes a ms, on which a message between nodes is not given up.
+pub const PEER_BYTES_PER_MS_LEAST: u64 = 100;
 
 /// How often a peer that lacks nothing hears from us.
 pub const HEARTBEAT_MS: u64 = 1_000;

@@ -125,6 +125,9 @@ async fn serve(config: Config) -> Result<(), End> {
         () = door.asked_to_leave() => true,
     };
     if leaves {
+        // First no more writes: one that is taken after the others have let this node go would be theirs never.
+        app.stop();
+        drain(&app).await;
         match network.leave().await {
             Ok(told) => log::info!("this node has left its cluster; {told} other members know"),
             Err(e) => log::error!("this node could not leave its cluster: {e}"),
@@ -133,10 +136,7 @@ async fn serve(config: Config) -> Result<(), End> {
     log::info!("stopping: finishing {} requests under way", app.under_way());
     handle.pause().await;
     app.stop();
-    let deadline = Instant::now() + Duration::from_millis(STOP_GRACE_MS);
-    while app.under_way() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    drain(&app).await;
     // Answers that were just made get out.
     tokio::time::sleep(Duration::from_millis(50)).await;
     handle.stop(false).await;
@@ -145,6 +145,14 @@ async fn serve(config: Config) -> Result<(), End> {
     let _ = tokio::task::spawn_blocking(move || closing.close()).await;
     log::info!("stopped: everything acknowledged is on the disk");
     Ok(())
+}
+
+/// Waits for the requests under way, for as long as they may take.
+async fn drain(app: &App) {
+    let deadline = Instant::now() + Duration::from_millis(STOP_GRACE_MS);
+    while app.under_way() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// What asks the node to stop.

@@ -56,7 +56,7 @@ pub fn serve(listener: TcpListener, app: Arc<App>, door: Arc<Door>, config: &Con
             .h1(map_config(http.into_factory(), |()| AppConfig::default()));
         fn_service(move |stream: TcpStream| {
             let peer = stream.peer_addr().ok();
-            std::future::ready(Ok((Wire::new(stream, metrics.clone()), peer)))
+            std::future::ready(Ok((Wire::new(stream, metrics.clone(), request_timeout), peer)))
         })
         .and_then(http)
     };
@@ -87,7 +87,7 @@ async fn route(request: HttpRequest, mut payload: Payload) -> HttpResponse<Answe
     };
     // What nobody has read of the body stands before the next request of the connection.
     let clean = api::drained(&mut payload, &turn).await;
-    api::finish(app, answer, turn, clean)
+    api::finish(app, answer, turn, (!clean).then_some(payload))
 }
 
 fn problem(denied: Denied, request: &HttpRequest) -> Problem {

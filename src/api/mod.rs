@@ -94,13 +94,13 @@ pub fn no_such_path(path: &str) -> Problem {
     )
 }
 
-/// Errors become problem details, and are counted. A connection ends with an answer when the node stops, or when it is not
-/// `clean` and the rest of the request would be taken for the next one.
+/// Errors become problem details, and are counted. A connection ends with an answer when the node stops, or when some of
+/// the request is unread and would be taken for the next one.
 pub fn finish(
     app: &App,
     answer: Result<HttpResponse, Problem>,
     turn: Turn,
-    clean: bool,
+    unread: Option<Payload>,
 ) -> HttpResponse<Answer> {
     let mut answer = answer.unwrap_or_else(|problem| {
         let status = problem.code.status();
@@ -109,9 +109,9 @@ pub fn finish(
         counter.one();
         problem.answer()
     });
-    let last = app.stopping() || !clean;
+    let last = app.stopping() || unread.is_some();
     if last {
         answer.head_mut().set_connection_type(ConnectionType::Close);
     }
-    answer.map_body(|_, body| turn.end(body, last))
+    answer.map_body(|_, body| turn.end(body, last, unread))
 }

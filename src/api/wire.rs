@@ -13,13 +13,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use actix_web::web::Bytes;
+use actix_web::web::{Bytes, Payload};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::problem::{Code, Problem};
 use crate::limits::HEAD_BYTES_MAX;
@@ -30,6 +32,11 @@ pub struct Wire {
     stream: TcpStream,
     turn: Turn,
     metrics: Arc<Metrics>,
+    /// A head must be complete so long after its first byte.
+    head_timeout: Duration,
+    /// Runs while a head comes in behind the first of the connection, which the library times by itself.
+    late: Option<Pin<Box<Sleep>>>,
+    served: bool,
     /// Read, and not yet handed on.
     ahead: Vec<u8>,
     /// Is the task woken when more comes in?
@@ -57,9 +64,10 @@ enum Stage {
 
 impl Wire {
     /// Over a new connection.
-    pub fn new(stream: TcpStream, metrics: Arc<Metrics>) -> Wire {
+    pub fn new(stream: TcpStream, metrics: Arc<Metrics>, head_timeout: Duration) -> Wire {
         let turn = Turn(Rc::new(RefCell::new(Stage::Head(Head::default()))));
-        Wire { stream, turn, metrics, ahead: Vec::new(), awaits: false, instead: None }
+        let (late, served, ahead) = (None, false, Vec::new());
+        Wire { stream, turn, metrics, head_timeout, late, served, ahead, awaits: false, instead: None }
     }
 
     /// The turns of this connection.
@@ -80,6 +88,32 @@ impl Wire {
         passed > 0
     }
 
+    /// Times a head that has begun; `true` when it is too late.
+    fn too_late(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.turn.half_a_head() || !self.served {
+            self.late = None;
+            return false;
+        }
+        let timeout = self.head_timeout;
+        let late = self.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        late.as_mut().poll(cx).is_ready()
+    }
+
+    /// The connection ends: what still comes in is read, so that the client meets no reset, and is nobody's.
+    fn discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ahead = Vec::new();
+        for _ in 0..DISCARDS_AT_ONCE {
+            let mut some = [0; AHEAD_BYTES];
+            let mut read = ReadBuf::new(&mut some);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Nothing may pass: looks whether the client is still there, and keeps a little of what it sends.
     fn look_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.ahead.is_empty() {
@@ -98,13 +132,20 @@ impl Wire {
     }
 }
 
+/// Reads of what is thrown away before others have their turn.
+const DISCARDS_AT_ONCE: usize = 64;
+
 /// Read at a time of what has to wait; the rest waits in the kernel.
 const AHEAD_BYTES: usize = 1 << 10;
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.turn.last() {
+            return this.discard(cx);
+        }
         if !this.turn.open() {
+            this.served = true;
             return this.look_ahead(cx);
         }
         if !this.ahead.is_empty() && this.pass_ahead(buf) {
@@ -113,6 +154,12 @@ impl AsyncRead for Wire {
         let before = buf.filled().len();
         let state = Pin::new(&mut this.stream).poll_read(cx, buf);
         this.awaits = state.is_pending();
+        if state.is_pending() && this.too_late(cx) {
+            // To the library this is the end of the connection. The words fit into an empty socket, or are not needed.
+            let _ = Pin::new(&mut this.stream).poll_write(cx, &words(Some(StatusCode::REQUEST_TIMEOUT)));
+            this.metrics.client_errors.one();
+            return Poll::Ready(Ok(()));
+        }
         ready!(state)?;
         let passed = before + this.turn.take(&buf.filled()[before..]);
         this.ahead.extend_from_slice(&buf.filled()[passed..]);
@@ -155,12 +202,18 @@ impl Turn {
     /// A request is served from now on; `headers` tell where its body ends. The library has refused what is ambiguous.
     pub fn begin(&self, method: &Method, headers: &HeaderMap) {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.trim().parse().ok());
+        let is_websocket = |value: &HeaderValue| {
+            value.to_str().is_ok_and(|value| value.trim().eq_ignore_ascii_case("websocket"))
+        };
+        // The library's own order of precedence. Of these two kinds it takes all that follows for the body, and ends the
+        // connection with the answer.
+        let websocket = headers.get_all(header::UPGRADE).any(is_websocket);
         let body = match length {
-            Some(bytes) => Body::Length(bytes),
-            None if headers.contains_key(header::TRANSFER_ENCODING) => Body::Chunked(Chunked::default()),
-            // The library takes all that follows for the body of these, and ends the connection with the answer.
-            None if headers.contains_key(header::UPGRADE) || *method == Method::CONNECT => Body::Open,
-            None => Body::Length(0),
+            _ if headers.contains_key(header::TRANSFER_ENCODING) => Body::Chunked(Chunked::default()),
+            _ if websocket => Body::Open,
+            Some(bytes @ 1..) => Body::Length(bytes),
+            _ if *method == Method::CONNECT => Body::Open,
+            _ => Body::Length(0),
         };
         let stage = &mut *self.0.borrow_mut();
         let waiting = match stage {
@@ -185,18 +238,29 @@ impl Turn {
         }
     }
 
-    /// What to do once all of the answer is with the library: `last` when the connection ends with it.
-    pub fn end(self, body: BoxBody, last: bool) -> Answer {
-        Answer { body, turn: self, last }
+    /// What to do once all of the answer is with the library: `last` when the connection ends with it. Then `rest` is what
+    /// has not been read of the request: the library reads to its end, for ever, once nobody holds it any more.
+    pub fn end(self, body: BoxBody, last: bool, rest: Option<Payload>) -> Answer {
+        Answer { body, turn: self, last, _rest: rest }
     }
 
     /// May anything pass?
     fn open(&self) -> bool {
         match &*self.0.borrow() {
-            Stage::Head(_) | Stage::Last => true,
-            Stage::Asked(_) | Stage::Answered => false,
+            Stage::Head(_) => true,
+            Stage::Asked(_) | Stage::Answered | Stage::Last => false,
             Stage::Body(body, _) => !body.complete(),
         }
+    }
+
+    /// Has the last answer been given?
+    fn last(&self) -> bool {
+        matches!(&*self.0.borrow(), Stage::Last)
+    }
+
+    /// Has a head begun that is not complete?
+    fn half_a_head(&self) -> bool {
+        matches!(&*self.0.borrow(), Stage::Head(head) if head.touched)
     }
 
     /// Is nobody answering? Then it is the library that speaks.
@@ -219,8 +283,7 @@ impl Turn {
                 *owes = false;
                 body.take(bytes)
             }
-            Stage::Asked(_) | Stage::Answered => 0,
-            Stage::Last => bytes.len(),
+            Stage::Asked(_) | Stage::Answered | Stage::Last => 0,
         }
     }
 
@@ -241,6 +304,8 @@ struct Head {
     line: Line,
     /// Empty lines before the first one don't count.
     begun: bool,
+    /// Has anything come, be it such a line?
+    touched: bool,
 }
 
 /// What the line so far consists of.
@@ -254,6 +319,7 @@ enum Line {
 
 impl Head {
     fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
+        self.touched |= !bytes.is_empty();
         for (at, byte) in bytes.iter().enumerate() {
             self.line = match (byte, self.line) {
                 (b'\n', Line::Text) => {
@@ -329,7 +395,7 @@ impl Chunked {
                         _ if byte != b'\n' => *over = true,
                         // An empty line here is the end, unless a trailer stands before it.
                         _ if *size == 0 => {
-                            *self = Chunked::Trailers(Head { begun: true, line: Line::Empty });
+                            *self = Chunked::Trailers(Head { begun: true, ..Head::default() });
                         }
                         _ => *self = Chunked::Data(size.saturating_add(2)),
                     }
@@ -361,6 +427,7 @@ pub struct Answer {
     body: BoxBody,
     turn: Turn,
     last: bool,
+    _rest: Option<Payload>,
 }
 
 impl Drop for Answer {

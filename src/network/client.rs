@@ -8,7 +8,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use super::error::Error;
 use super::secret::Secret;
 use super::wire::{self, Envelope, Message, Reply};
-use crate::limits::{PEER_CONNECT_MS, PEER_REPLY_BYTES_MAX};
+use crate::limits::{PEER_BYTES_PER_MS_LEAST, PEER_CONNECT_MS, PEER_REPLY_BYTES_MAX};
 
 /// Connections to peers.
 pub struct Client {
@@ -22,6 +22,8 @@ impl Client {
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(PEER_CONNECT_MS))
             .redirect(reqwest::redirect::Policy::none())
+            // A proxy of the environment is for the world outside, and must not see the secret.
+            .no_proxy()
             .tcp_nodelay(true)
             .pool_max_idle_per_host(2)
             .build()
@@ -37,6 +39,8 @@ impl Client {
         limit: Duration,
     ) -> Result<Envelope<Reply>, Error> {
         let body = wire::encode(envelope)?;
+        // What is large may take longer, on a slow line.
+        let limit = limit + Duration::from_millis(body.len() as u64 / PEER_BYTES_PER_MS_LEAST);
         let mut request = self.http.post(format!("http://{address}/cluster/message")).timeout(limit);
         request = request.header(CONTENT_TYPE, "application/octet-stream");
         if let Some(secret) = &self.secret {

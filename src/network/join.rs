@@ -172,8 +172,8 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
                 adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
             }
             house.set_address(known_as.clone());
-            // One that was alone and adopted our cluster is to be known here.
-            if members > 1 && house.member(answer.from).await.is_none() {
+            // Who knows others must know this one too, or takes it for a stranger.
+            if !house.others().is_empty() && house.member(answer.from).await.is_none() {
                 let joined_at_ms = (house.settings.now_ms)();
                 let record = Member { address: address.to_owned(), joined_at_ms };
                 let key = answer.from.0.to_be_bytes().to_vec();

@@ -37,6 +37,10 @@ pub async fn answer(
     request: &HttpRequest,
     payload: &mut Payload,
 ) -> Result<HttpResponse, Denied> {
+    // A browser says where a request comes from; no node and no operator's tool does. A page must not speak for either.
+    if request.headers().contains_key(header::ORIGIN) || request.headers().contains_key("sec-fetch-site") {
+        return Err(Denied::Secret);
+    }
     let shown = request.headers().get(header::AUTHORIZATION).map(|shown| shown.as_bytes());
     if door.secret.as_ref().is_some_and(|secret| !secret.is(shown)) {
         return Err(Denied::Secret);
@@ -55,9 +59,7 @@ pub async fn answer(
         );
     }
     let unreadable = |e: Error| Denied::Unreadable(e.to_string());
-    let limit = Duration::from_millis(PEER_ANSWER_MS);
-    let body = tokio::time::timeout(limit, body(payload)).await;
-    let body = body.map_err(|_| Denied::Unreadable("the message did not arrive in time".into()))??;
+    let body = body(payload).await?;
     let envelope: Envelope<Message> = wire::decode(&body).map_err(unreadable)?;
     drop(body);
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
@@ -68,7 +70,11 @@ pub async fn answer(
 
 async fn body(payload: &mut Payload) -> Result<BytesMut, Denied> {
     let mut whole = BytesMut::new();
-    while let Some(piece) = std::future::poll_fn(|cx| Pin::new(&mut *payload).poll_next(cx)).await {
+    let limit = Duration::from_millis(PEER_ANSWER_MS);
+    loop {
+        let piece = std::future::poll_fn(|cx| Pin::new(&mut *payload).poll_next(cx));
+        let late = |_| Denied::Unreadable("the message did not arrive in time".into());
+        let Some(piece) = tokio::time::timeout(limit, piece).await.map_err(late)? else { break };
         let piece = piece.map_err(|e| Denied::Unreadable(format!("the message broke off: {e}")))?;
         if whole.len() + piece.len() > PEER_BODY_BYTES_MAX {
             return Err(Denied::Unreadable(format!("a message has at most {PEER_BODY_BYTES_MAX} bytes")));
@@ -92,7 +98,7 @@ impl House {
             let own = run == self.run;
             return Reply::Refused(if own { Refusal::OtherNode(me) } else { Refusal::Twin });
         }
-        if self.is_twin(from, run) {
+        if self.others().contains(&from) && self.is_twin(from, run) {
             log::error!("two processes run under the node id {from}: one of them on a copied data directory");
             return Reply::Refused(Refusal::Twin);
         }

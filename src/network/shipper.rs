@@ -67,6 +67,7 @@ impl Shipper {
             return Err(Error::Unreachable("this node has left the cluster".into()));
         }
         let message = self.next().await?;
+        let said = house.store.said().remove(&self.peer).unwrap_or_default().vv;
         let (from, reply) = house.ask(&member.address, message).await?;
         if from != self.peer {
             return Err(Refusal::OtherNode(from).into());
@@ -74,9 +75,19 @@ impl Shipper {
         let Reply::Have(vv) = reply else {
             return Err(Error::Unreadable("it answered something else".into()));
         };
+        if !vv.covers_all(&said) {
+            // It has answered after it was asked, and has less than it had said before that.
+            log::error!(
+                "member {} was set back: it holds less than it once had, and is brought up to date",
+                self.peer
+            );
+            house.store.fell_back(self.peer, &vv);
+            self.sweep = None;
+        }
         house.store.acknowledge(self.peer, &vv);
+        let progress = self.sweep.is_some() || self.have.as_ref() != Some(&vv);
         self.have = Some(vv);
-        Ok(self.lagging())
+        Ok(self.lagging() && progress)
     }
 
     /// What the member needs next.

@@ -66,6 +66,9 @@ impl Frame {
     pub fn check(&self) -> Result<(), Malformed> {
         let mut origins = Vec::new();
         for range in &self.ranges {
+            if range.origin == NodeId(0) {
+                return Err(Malformed("an origin that no node has"));
+            }
             if range.through < range.after || origins.contains(&range.origin) {
                 return Err(Malformed("a range ends before it begins, or its origin stands twice"));
             }
@@ -90,6 +93,9 @@ impl Sweep {
             let after = self.after.as_ref().is_none_or(|after| after < &(*kind, key.clone()));
             after && self.through.as_ref().is_none_or(|through| through >= &(*kind, key.clone()))
         };
+        if !self.vv.covers_all(&self.target) {
+            return Err(Malformed("a sweep promises more than its sender has"));
+        }
         if !self.entries.iter().all(|(kind, key, _)| beyond(&(*kind, key.clone()))) {
             return Err(Malformed("a key lies outside of its piece of the sweep"));
         }

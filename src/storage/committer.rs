@@ -169,6 +169,10 @@ impl Committer {
     /// Works until it is told to stop, and everything that was taken is answered.
     pub fn run(mut self) {
         or_end(self.admit());
+        if self.replica.peers().next().is_some() {
+            // What an earlier run had still to forget stands nowhere.
+            self.pass.ask(self.replica.vv());
+        }
         let mut stop = false;
         while !(stop && self.batch.is_empty()) {
             stop = stop || self.gather();
@@ -303,14 +307,19 @@ impl Committer {
         gone.into_iter().for_each(|peer| self.replica.dismiss(peer));
         self.lapsed.retain(|peer| members.contains(peer));
         members.iter().filter(|peer| !self.lapsed.contains(peer)).for_each(|peer| self.replica.admit(*peer));
-        self.shared.heard.keep(&members);
+        self.shared.heard.keep(&members, (self.now_ms)());
         Ok(())
     }
 
     /// What the members have said that they have; who has said nothing for too long is not waited for.
     fn listen(&mut self, now_ms: u64) {
         let Some(heard) = self.shared.heard.news(now_ms) else { return };
-        for (peer, Said { vv, at_ms }) in heard {
+        let me = self.replica.me();
+        for (peer, Said { vv, at_ms, fell_back }) in heard.into_iter().filter(|(peer, _)| *peer != me) {
+            if fell_back {
+                self.replica.dismiss(peer);
+                self.replica.admit(peer);
+            }
             let lapsed = now_ms.saturating_sub(at_ms) > self.forget_after_ms;
             match (lapsed, self.lapsed.contains(&peer)) {
                 (true, false) => {

@@ -15,8 +15,10 @@ use crate::replica::{NodeId, VersionVector};
 pub struct Said {
     /// It has all of this on its disk.
     pub vv: VersionVector,
-    /// When it last said something, in ms since 1970; when this node started if it never did.
+    /// When it last said something, in ms since 1970; when it was first known if it never did.
     pub at_ms: u64,
+    /// It has less than it once said: what the committer knows of it must be replaced, not joined.
+    pub fell_back: bool,
 }
 
 /// All of it.
@@ -30,7 +32,6 @@ pub struct Heard {
     read_ms: AtomicU64,
     /// Wakes whoever waits for a member to have something.
     spoken: Notify,
-    start_ms: u64,
 }
 
 impl Heard {
@@ -42,7 +43,6 @@ impl Heard {
             wanted: AtomicBool::new(false),
             read_ms: AtomicU64::new(now_ms),
             spoken: Notify::new(),
-            start_ms: now_ms,
         }
     }
 
@@ -61,12 +61,22 @@ impl Heard {
         self.wanted.swap(false, Ordering::AcqRel)
     }
 
+    /// A member has no more than this, though it once said otherwise: it was set back.
+    pub fn fell_back(&self, peer: NodeId, vv: &VersionVector) {
+        if let Some(known) = self.said().get_mut(&peer) {
+            known.vv = vv.clone();
+            known.fell_back = true;
+        }
+        self.news.store(true, Ordering::Release);
+        self.spoken.notify_waiters();
+    }
+
     /// These are the members; what others have said is forgotten.
-    pub fn keep(&self, members: &BTreeSet<NodeId>) {
+    pub fn keep(&self, members: &BTreeSet<NodeId>, now_ms: u64) {
         let mut said = self.said();
         said.retain(|peer, _| members.contains(peer));
         for member in members {
-            let new = Said { vv: VersionVector::new(), at_ms: self.start_ms };
+            let new = Said { vv: VersionVector::new(), at_ms: now_ms, fell_back: false };
             said.entry(*member).or_insert(new);
         }
         drop(said);
@@ -86,7 +96,10 @@ impl Heard {
             return None;
         }
         self.read_ms.store(now_ms, Ordering::Relaxed);
-        Some(self.all())
+        let mut said = self.said();
+        let all = said.clone();
+        said.values_mut().for_each(|said| said.fell_back = false);
+        Some(all)
     }
 
     /// What has been said, by member.

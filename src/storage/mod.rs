@@ -390,9 +390,12 @@ impl Store {
         bounds: Bounds,
         only: impl Fn(NodeId) -> bool + Send + 'static,
     ) -> Result<Next, Error> {
-        let (inner, me, have) = (self.0.clone(), self.me(), have.clone());
-        let read = move || shipping::next(&inner.trees, &inner.shared, me, &have, bounds, only);
-        self.shown(read).await
+        let (inner, me, had) = (self.0.clone(), self.me(), have.clone());
+        let read = move || shipping::next(&inner.trees, &inner.shared, me, &had, bounds, only);
+        let next = self.shown(read).await?;
+        // What it has read may have been forgotten by a commit that was under way then.
+        let Published { vv, floor, .. } = self.published();
+        Ok(if have.covers_all(&floor) { next } else { Next::Sweep { target: vv } })
     }
 
     /// The next piece of a sweep.
@@ -448,6 +451,12 @@ impl Store {
             // When the queue is full, the committer looks by itself soon enough.
             let _ = self.0.inbox.try_send(Message::Heard);
         }
+    }
+
+    /// A member has no more than this, though it once said otherwise.
+    pub fn fell_back(&self, peer: NodeId, vv: &VersionVector) {
+        self.0.shared.heard.fell_back(peer, vv);
+        let _ = self.0.inbox.try_send(Message::Heard);
     }
 
     /// What the members have said that they have on their disks; this node's own place in it says nothing.

@@ -2,7 +2,7 @@
 //!
 //! The vector that a frame is made under is the published one. Entries may be newer than that, since they are read as they
 //! are now; so whoever has read waits until the commits that it may have seen are on the disk. And rows of the log may go
-//! while they are read: the floor is looked at again afterwards.
+//! while they are read: the caller looks at the floor again afterwards.
 
 use std::cell::Cell;
 
@@ -51,10 +51,6 @@ pub fn next(
         return Ok((Next::Sweep { target: published.vv }, 0));
     }
     let frame = replica.frame(have, bounds, only, &reading)?;
-    let now = shared.published();
-    if !have.covers_all(&now.floor) {
-        return Ok((Next::Sweep { target: now.vv }, 0));
-    }
     Ok((Next::Frame(frame), reading.seen.get()))
 }
 

@@ -179,3 +179,55 @@ fn a_body_that_nobody_wants_ends_no_connection_when_it_is_there() {
         assert!(answer.status >= 400 && answer.header("connection").is_none(), "{head}: {}", answer.text());
     }
 }
+
+#[test]
+fn an_offer_to_upgrade_changes_nothing() {
+    let key = fresh("upgrade");
+    let mut client = node().client();
+    for _ in 0..5 {
+        node().write(&key, "1");
+        let delete = format!("DELETE /key/{key} HTTP/1.1\r\nHost: n\r\nUpgrade: h2c\r\n\r\n");
+        let head = format!("HEAD /key/{key} HTTP/1.1\r\nHost: n\r\n\r\n");
+        client.send(format!("{delete}{head}").as_bytes()).expect("it is sent");
+        removed(&client.receive(false).expect("an answer"));
+        assert_eq!(client.receive(true).expect("an answer").status, 404);
+    }
+}
+
+#[test]
+fn nothing_is_done_behind_a_last_answer() {
+    let key = fresh("behind-last");
+    let mut client = node().client();
+    client
+        .send(b"POST /nothing HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab")
+        .expect("it is sent");
+    let answer = client.receive(false).expect("an answer");
+    assert_eq!(answer.header("connection"), Some("close"));
+    let put = format!("PUT /key/{key} HTTP/1.1\r\nHost: n\r\nContent-Length: 11\r\n\r\n{{\"value\":1}}");
+    let _ = client.send(format!("cde\r\n0\r\n\r\n{put}").as_bytes());
+    client.receive(false).expect_err("the connection is over");
+    node().absent(&key);
+}
+
+#[test]
+fn a_connection_that_waits_for_the_end_of_a_chunked_body_is_closed() {
+    let mut client = node().client();
+    client
+        .send(b"POST /nothing HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab")
+        .expect("it is sent");
+    problem(&client.receive(false).expect("an answer"), 404, "no-such-path");
+    let end = client.receive(false).expect_err("the connection is closed");
+    assert_eq!(end.kind(), std::io::ErrorKind::UnexpectedEof, "{end}");
+}
+
+#[test]
+fn a_late_head_is_told_so_behind_an_answer_too() {
+    let own = Own::start(&["--request-timeout-ms", "1500"]);
+    for part in ["GET /health HTTP/1.1\r\nHo", "\r\n"] {
+        let mut client = Client::new(own.address);
+        assert_eq!(client.request("GET", "/health", &[], b"").expect("an answer").status, 200);
+        client.send(part.as_bytes()).expect("it is sent");
+        problem(&client.receive(false).expect("an answer"), 408, "request-timeout");
+        client.receive(false).expect_err("the connection is closed");
+    }
+}
