@@ -148,6 +148,8 @@ fn recover(
     check_progress: impl FnOnce(&VersionVector) -> Result<(), Error>,
 ) -> Result<(Summary, Changes), Error> {
     let committed = trees.summary()?;
+    // The summary itself must be there: a tail that reaches as far is no proof that its unit was ever whole.
+    check_progress(&committed.vv)?;
     let mut summary = committed.clone();
     let Log { kept, mut last, mut tail, repairs } = read_log(trees, &committed)?;
     let seen = scan(trees, me)?;
@@ -166,7 +168,6 @@ fn recover(
     for row in ours() {
         summary.vv.raise(Dot::new(me, row.through));
     }
-    check_progress(&summary.vv)?;
     summary.totals = seen.totals;
     if ours().next().is_some() {
         summary.clock = Clock::from(summary.clock.last().max(seen.latest));

@@ -137,6 +137,41 @@ fn a_lost_store_is_not_an_empty_one() {
     }
 }
 
+/// The end of the log torn off at every place of the last commit: what is left of that commit must not pass for the whole.
+#[test]
+fn a_torn_end_is_not_the_end() {
+    let _beside = beside();
+    let base = tempfile::tempdir().expect("a directory");
+    let mut node = Node::start(&base.path().join("data"), &[]);
+    let mut client = Client::new(node.address);
+    let mut truth = vec![None; 3];
+    for number in 0..9 {
+        let key = number as usize % truth.len();
+        let body = format!("{{\"value\": {}}}", value_text(key, number, 40));
+        let answer = client.request("PUT", &format!("/key/k{key}"), &[], body.as_bytes()).expect("an answer");
+        assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        truth[key] = Some(number);
+    }
+    node.signal(libc::SIGKILL);
+    node.wait(DEADLINE);
+    let bytes = std::fs::read(base.path().join("data/store/db")).expect("it can be read");
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("there is something") + 1;
+    let mut tally = Tally::default();
+    for torn in (8..800).step_by(16) {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let dir = scratch.path().join("data");
+        copy(&base.path().join("data"), &dir);
+        let file = OpenOptions::new().write(true).open(dir.join("store/db")).expect("it can be written");
+        file.write_all_at(&vec![0; torn], (end - torn) as u64).expect("it can be written");
+        judge(&dir, &truth, &mut tally).unwrap_or_else(|why| panic!("{torn} bytes torn off: {why}"));
+    }
+    say(&format!(
+        "corruption: the end torn off: {} refused at start, {} harmless",
+        tally.refused, tally.harmless
+    ));
+    assert!(tally.refused > 25, "what was torn off was not the last commit");
+}
+
 /// The negative control: this very judge finds a directory guilty that is sound but holds something else.
 #[test]
 fn a_wrong_value_would_be_found() {
