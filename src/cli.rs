@@ -51,12 +51,25 @@ pub fn unknown_variables() -> Vec<String> {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Ask a running node whether it is ready: exit code 0 if it is, 1 if not
-    Healthcheck(Healthcheck),
+    Healthcheck(Target),
+    /// Tell a running node to leave its cluster and stop; what it holds stays in its directory
+    Leave(Leave),
+}
+
+/// Whom to tell to leave.
+#[derive(Args, Debug)]
+pub struct Leave {
+    /// The node.
+    #[command(flatten)]
+    pub target: Target,
+    /// A file with the secret that all nodes of the cluster know
+    #[arg(long, value_name = "FILE", env = "DYNARUST_CLUSTER_SECRET_FILE")]
+    pub cluster_secret_file: Option<PathBuf>,
 }
 
 /// Which node to ask.
 #[derive(Args, Debug)]
-pub struct Healthcheck {
+pub struct Target {
     /// Where the node listens; by default what it wrote into its data directory
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "data_dir")]
     pub address: Option<String>,

@@ -105,7 +105,8 @@ impl Config {
     }
 }
 
-fn secret(file: &Path) -> Result<Secret, Wrong> {
+/// The secret in a file.
+pub fn secret(file: &Path) -> Result<Secret, Wrong> {
     let shown = file.display();
     let text =
         std::fs::read_to_string(file).map_err(|e| Wrong(format!("can't read the secret in {shown}: {e}")))?;

@@ -3,13 +3,13 @@
 //! The rooms, from the ground up; a room imports only from the floors below (`docs/architecture.md`):
 //! floor 0 `limits`, `metrics`, `exit`; floor 1 `replica`, the pure rules; floor 2 `storage`, the vault, and `peers`, what is
 //! known of the others; floor 3 `api`, the clients' door, and `network`, the peers'; floor 4 `server`; floor 5 `node`, which
-//! starts and stops everything. Beside: `cli`, `config`, `logger`, `health`.
+//! starts and stops everything. Beside: `cli`, `config`, `logger`, `ask`.
 
 pub mod api;
+pub mod ask;
 pub mod cli;
 pub mod config;
 pub mod exit;
-pub mod health;
 pub mod limits;
 pub mod logger;
 pub mod metrics;

@@ -152,6 +152,12 @@ pub const CHUNK_READ_RETRIES_MAX: usize = 100;
 /// How many keys are read at a time while a piece of a sweep is compared with what is held: bounds memory, not work.
 pub const SWEEP_READ_KEYS: usize = 1_024;
 
+/// How many keys are read at a time while keys with siblings are looked for: bounds memory, not work.
+pub const CONFLICTS_READ_KEYS: usize = 1_024;
+
+/// Keys that `/conflicts` shows at a time, when the client does not say, and at most.
+pub const CONFLICTS_SHOWN: (usize, usize) = (100, 1_000);
+
 /// How many keys are read at a time for a piece of a sweep, between looks at its size.
 /// So many large values may go beyond the bound.
 pub const SWEEP_STEP_KEYS: usize = 4;
@@ -200,8 +206,11 @@ pub const PEER_ANSWER_MS: u64 = 10_000;
 /// Slowest line, in bytes a ms, on which a message between nodes is not given up.
 pub const PEER_BYTES_PER_MS_LEAST: u64 = 100;
 
-/// How often a peer that lacks nothing hears from us.
-pub const HEARTBEAT_MS: u64 = 1_000;
+/// How long a member that lacks nothing of ours waits at most for word of what else we have, in ms, in a small cluster. In a
+/// larger one it waits for its turn: all shippers of a node together tell one member in this time when nothing has changed,
+pub const TELL_MS: u64 = 1_000;
+/// and so many when something has.
+pub const TELL_SHARE: u64 = 10;
 
 /// How long a peer lacks another origin's events before we send them: until then it is that origin's own affair.
 pub const RELAY_AFTER_MS: u64 = 1_000;
@@ -209,8 +218,32 @@ pub const RELAY_AFTER_MS: u64 = 1_000;
 /// First and longest pause before a peer that can't be reached is tried again.
 pub const RETRY_MS: (u64, u64) = (100, 2_000);
 
-/// A member that has not answered for so long is suspect, and then down.
-pub const SUSPECT_MS: (u64, u64) = (2_500, 6_000);
+/// How often a node pings one other member, in ms: with as many nodes as members, each is asked about once in that time.
+pub const SWIM_PERIOD_MS: u64 = 1_000;
+
+/// How long such a ping waits for its answer before others are asked to try: more than a busy node takes.
+pub const SWIM_ROUND_TRIP_MS: u64 = 400;
+
+/// How long a member that has not answered may object before it is called down.
+pub const SWIM_SUSPECT_MS: u64 = 3_000;
+
+/// How often news of members are told, while there are any.
+pub const SWIM_GOSSIP_MS: u64 = 500;
+
+/// How often some of those who are not known to be up are greeted.
+pub const SWIM_HELLO_MS: u64 = 1_000;
+
+/// A member of the roster that nobody has heard of is down after this time.
+pub const SWIM_UNHEARD_MS: u64 = 6_000;
+
+/// How long it is remembered that a member is down; it is greeted anyway.
+pub const SWIM_FORGET_MS: u64 = 600_000;
+
+/// Largest packet: a greeting is answered with the members, 20 bytes each.
+pub const SWIM_PACKET_BYTES_MAX: usize = 16 << 10;
+
+/// Packets of this kind under way to others, at most; more are lost, as on any network.
+pub const SWIM_UNDER_WAY_MAX: usize = 64;
 
 /// How often a node looks at the roster.
 pub const ROSTER_LOOK_MS: u64 = 250;

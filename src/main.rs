@@ -7,7 +7,7 @@ use clap::Parser;
 use dynarust::cli::{Cli, Command};
 use dynarust::config::Config;
 use dynarust::exit::Exit;
-use dynarust::{health, logger, node};
+use dynarust::{ask, logger, node};
 
 /// A seventh less CPU a write than the C library's, measured: most of it is sled's small allocations.
 #[global_allocator]
@@ -15,8 +15,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Healthcheck(flags)) = cli.command {
-        return match health::check(&flags) {
+    if let Some(command) = cli.command {
+        let done = match command {
+            Command::Healthcheck(target) => ask::ready(&target),
+            Command::Leave(flags) => ask::leave(&flags),
+        };
+        return match done {
             Ok(()) => Exit::Stopped.into(),
             Err(why) => fail(Exit::Unforeseen, &why),
         };

@@ -70,8 +70,8 @@ pub struct Peer {
     pub unequal: u32,
     /// Why it could not be reached, the last time that it could not.
     pub trouble: Option<String>,
-    /// Since when it lacks something that we have, in ms since 1970.
-    pub behind_since_ms: Option<u64>,
+    /// What we had when it was last seen to lack something, and when that was, in ms since 1970; until it has that.
+    pub owed: Option<(VersionVector, u64)>,
 }
 
 /// All of them.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::app::App;
 use super::problem::Problem;
-use super::{request, time};
+use super::{members, request, time};
 use crate::replica::VersionVector;
 use crate::storage::{FORMAT, sync_calls};
 
@@ -23,11 +23,12 @@ pub fn ready(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> 
 }
 
 /// `GET /stats`.
-pub fn stats(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+pub async fn stats(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     request::no_parameters(request)?;
     let store = app.store()?;
     let (published, queue, space) = (store.published(), store.queue(), store.space()?);
     let metrics = &app.metrics;
+    let members = members::list(app, store).await?;
     Ok(HttpResponse::Ok().json(json!({
         "node_id": store.me().to_string(),
         "cluster_id": store.cluster().to_string(),
@@ -39,6 +40,7 @@ pub fn stats(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> 
         "digest": published.totals.digest.to_string(),
         "version_vector": vector(&published.vv),
         "floor": vector(&published.floor),
+        "members": members,
         "clock": {
             "hlc": published.clock.last().0,
             "time": time::text(published.clock.last().ms()),

@@ -8,13 +8,14 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::app::{App, Serving};
 use super::problem::{Code, Problem};
 use super::request::{self, Options, SESSION_TOKEN, Wanted};
 use super::{members, time};
-use crate::limits::{CHUNK_READ_RETRIES_MAX, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES};
+use crate::limits::{CHUNK_READ_RETRIES_MAX, CONFLICTS_SHOWN, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES};
 use crate::replica::{Dot, Entry, Kind, NodeId, Token, Value, Version, VersionVector};
 use crate::storage::{Action, Condition, Rejection, Request, Said, Store, Written};
 
@@ -65,6 +66,45 @@ pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<H
         };
     }
     Err(Problem::new(Code::Busy, "the key is overwritten faster than it can be read"))
+}
+
+/// `GET /conflicts`: the keys that hold values which did not see each other, and what names all of them.
+pub async fn conflicts(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    let page = request::page(request, CONFLICTS_SHOWN)?;
+    let store = app.store()?;
+    let now_ms = (app.now_ms)();
+    let found = store.conflicts(page.after, page.limit, now_ms).await?;
+    #[derive(Serialize)]
+    struct Sibling {
+        version: String,
+        updated_at: String,
+        origin: String,
+    }
+    #[derive(Serialize)]
+    struct Conflict {
+        key: String,
+        version: Option<String>,
+        siblings: Vec<Sibling>,
+    }
+    #[derive(Serialize)]
+    struct Conflicts {
+        keys: Vec<Conflict>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<String>,
+    }
+    let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+    let sibling = |seen: &Version| Sibling {
+        version: seen.dot.to_string(),
+        updated_at: time::text(seen.hlc.ms()),
+        origin: seen.dot.origin.to_string(),
+    };
+    let keys = found.keys.iter().map(|(key, entry)| Conflict {
+        key: text(key),
+        version: entry.token(now_ms).map(|token| token.to_string()),
+        siblings: entry.visible(now_ms).map(sibling).collect(),
+    });
+    let shown = Conflicts { keys: keys.collect(), next: found.next.as_deref().map(text) };
+    Ok(HttpResponse::Ok().json(shown))
 }
 
 /// Waits until the node has all that the client has seen.

@@ -1,4 +1,5 @@
-//! The cluster, as this node sees it: `/membership`, `/membership/{id}`, `/replication/{version}`.
+//! The cluster, as this node sees it: `/membership`, `/membership/{id}`, `/replication/{version}`, and the members' part of
+//! `/stats`.
 
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -10,8 +11,9 @@ use crate::peers::Member;
 use crate::replica::{Dot, Kind, NodeId, Token, VersionVector};
 use crate::storage::{Action, Condition, Request, Store};
 
+/// A member.
 #[derive(Serialize)]
-struct Shown {
+pub struct Shown {
     id: String,
     address: String,
     state: &'static str,
@@ -20,6 +22,11 @@ struct Shown {
     lag: u64,
     lag_seconds: u64,
     clock_skew_ms: i64,
+    /// The digest of what it held when it last told, if its vector was what ours is now.
+    digest: Option<String>,
+    /// Since when what deletes leave behind waits for this member, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holds_forgetting_since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<String>,
 }
@@ -28,10 +35,7 @@ struct Shown {
 pub async fn all(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     request::no_parameters(request)?;
     let store = app.store()?;
-    let mut members = Vec::new();
-    for id in store.members()? {
-        members.extend(shown(app, store, id).await?);
-    }
+    let members = list(app, store).await?;
     #[derive(Serialize)]
     struct Membership {
         cluster: String,
@@ -41,6 +45,15 @@ pub async fn all(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
     }
     let me = store.me().to_string();
     Ok(HttpResponse::Ok().json(Membership { cluster: store.cluster().to_string(), me, members }))
+}
+
+/// All members.
+pub async fn list(app: &App, store: &Store) -> Result<Vec<Shown>, Problem> {
+    let mut members = Vec::new();
+    for id in store.members()? {
+        members.extend(shown(app, store, id).await?);
+    }
+    Ok(members)
 }
 
 async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Problem> {
@@ -56,16 +69,23 @@ async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Pr
         lag: 0,
         lag_seconds: 0,
         clock_skew_ms: 0,
+        digest: Some(store.published().totals.digest.to_string()),
+        holds_forgetting_since: None,
         trouble: None,
     };
     if id != store.me() {
         let peer = app.peers.get(id);
-        let own = store.published().vv.get(store.me());
-        let has = store.said().get(&id).map_or(0, |said| said.vv.get(store.me()));
+        let vv = store.published().vv;
+        let own = vv.get(store.me());
+        let said = store.said().remove(&id).unwrap_or_default();
+        let has = said.vv.get(store.me());
         shown.state = peer.liveness.word();
         shown.last_seen = peer.seen_ms.map(time::text);
         shown.lag = own.saturating_sub(has);
-        shown.lag_seconds = peer.behind_since_ms.map_or(0, |since| now_ms.saturating_sub(since) / 1_000);
+        let since = peer.owed.map(|(_, since)| since);
+        shown.lag_seconds = since.map_or(0, |since| now_ms.saturating_sub(since) / 1_000);
+        shown.holds_forgetting_since = since.filter(|_| !store.lapsed(&said)).map(time::text);
+        shown.digest = peer.state.filter(|(its, _)| *its == vv).map(|(_, digest)| digest.to_string());
         shown.clock_skew_ms = peer.skew_ms;
         shown.trouble = peer.trouble;
     }

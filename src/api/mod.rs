@@ -39,7 +39,7 @@ pub async fn answer(
 ) -> Result<HttpResponse, Problem> {
     match request.path() {
         path if path.starts_with("/key/") => key(app, request, payload).await,
-        "/health" | "/ready" | "/stats" | "/membership" => node(app, request).await,
+        "/health" | "/ready" | "/stats" | "/membership" | "/conflicts" => node(app, request).await,
         path if path.starts_with("/membership/") => member(app, request).await,
         path if path.starts_with("/replication/") => replication(app, request).await,
         path => Err(no_such_path(path)),
@@ -63,7 +63,8 @@ async fn node(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem>
     match request.path() {
         "/health" => about::health(request),
         "/ready" => about::ready(app, request),
-        "/stats" => about::stats(app, request),
+        "/stats" => about::stats(app, request).await,
+        "/conflicts" => keys::conflicts(app, request).await,
         _ => members::all(app, request).await,
     }
 }
@@ -89,7 +90,8 @@ pub fn no_such_path(path: &str) -> Problem {
     Problem::new(
         Code::NoSuchPath,
         format!(
-            "{shown}: keys live under /key/; /health, /ready, /stats, /membership and /replication tell about node and cluster"
+            "{shown}: keys live under /key/, /conflicts lists those with siblings; /health, /ready, /stats, /membership and \
+             /replication tell about node and cluster"
         ),
     )
 }

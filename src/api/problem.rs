@@ -228,7 +228,10 @@ impl From<Rejection> for Problem {
                 Code::TooManySiblings,
                 "write without Causality-Token, or with the version of a read that shows them all",
             ),
-            Rejection::Busy => (Code::Busy, "too many writes are waiting for the disk: try again"),
+            // No client sends pieces.
+            Rejection::OutOfTurn | Rejection::Busy => {
+                (Code::Busy, "too many writes are waiting for the disk: try again")
+            }
             Rejection::DiskFull => {
                 (Code::DiskFull, "reads go on, deletes may; writes go on when there is room")
             }

@@ -107,6 +107,34 @@ fn read_options(request: &HttpRequest, names: &[&str]) -> Result<Options, Proble
     Ok(options)
 }
 
+/// A page of a list: `?after=` and `?limit=`.
+pub struct Page {
+    /// The key after which it begins.
+    pub after: Option<Vec<u8>>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// Reads which page of a list is wanted; `limits` are the usual length and the longest.
+pub fn page(request: &HttpRequest, limits: (usize, usize)) -> Result<Page, Problem> {
+    let mut page = Page { after: None, limit: limits.0 };
+    let mut seen = Vec::new();
+    for (name, value) in parameters(request) {
+        let refuse = |why: &str| Err(Problem::new(Code::InvalidParameter, format!("{name}={value}: {why}")));
+        if seen.contains(&name) {
+            return refuse("it stands twice");
+        }
+        seen.push(name);
+        match (name, value.parse::<usize>()) {
+            ("after", _) => page.after = Some(percent_encoding::percent_decode_str(value).collect()),
+            ("limit", Ok(limit)) if (1..=limits.1).contains(&limit) => page.limit = limit,
+            ("limit", _) => return refuse(&format!("limit is a number from 1 to {}", limits.1)),
+            _ => return refuse("the parameters of this request are: after, limit"),
+        }
+    }
+    Ok(page)
+}
+
 /// For paths that take no query at all.
 pub fn no_parameters(request: &HttpRequest) -> Result<(), Problem> {
     match parameters(request).next() {

@@ -69,11 +69,9 @@ pub async fn meet(house: &Arc<House>) -> Result<(), Error> {
                     "this node holds less of its own writes than others: it was rolled back. It goes on as node {new}; \
                      its data stays, what it lacks comes from the others"
                 );
-                let old = house.store.me();
+                // The record of the old id goes when nobody goes by it: see the keeper.
                 let renewed = house.store.renew(new).await;
                 renewed.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?;
-                // Its record goes when the newest of it has come: see the keeper.
-                let _ = house.former.set(old);
                 break;
             }
             Ok((id, Err(Error::Refused(Refusal::Twin)))) => {
@@ -158,7 +156,7 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
     let listen = house.settings.listen;
     let concrete = (!listen.ip().is_unspecified()).then(|| listen.to_string());
     let advertise = house.settings.advertise.clone().or(concrete);
-    let join = Join { members, advertise, port: listen.port() };
+    let join = Join { members, left: house.store.left()?, advertise, port: listen.port() };
     let envelope = house.envelope(Message::Join(join));
     let limit = Duration::from_millis(PEER_ANSWER_MS);
     let answer = house.client.ask(address, &envelope, limit).await?;
@@ -185,7 +183,7 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
         Reply::Refused(refusal) => Err(refusal.into()),
-        Reply::Have(_) => Err(Error::Unreadable("it answered something else".into())),
+        Reply::Have(_) | Reply::Pulse(_) => Err(Error::Unreadable("it answered something else".into())),
     }
 }
 
@@ -214,6 +212,10 @@ impl House {
                 return Reply::Refused(Refusal::NotNow(e.to_string()));
             }
             log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
+        }
+        if let Some(left) = join.left.filter(|left| *left != self.store.cluster()) {
+            // Its roster is that one's, and would come along.
+            return Reply::Refused(Refusal::Left(left));
         }
         let seen = seen_as.map(|seen| SocketAddr::new(seen.ip(), join.port).to_string());
         let Some(address) = join.advertise.or(seen) else {

@@ -1,19 +1,22 @@
-//! Follows the roster: one shipper for each other member, none for anybody else; and judges who is reachable.
+//! Follows the roster: one shipper for each other member, none for anybody else; and compares what members hold.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::pulse::{self, Beat};
 use super::{House, NOWHERE, join, shipper};
-use crate::limits::{ROSTER_LOOK_MS, SUSPECT_MS, UNEQUAL_LOOKS};
+use crate::limits::{ROSTER_LOOK_MS, UNEQUAL_LOOKS};
 use crate::peers::Liveness;
 use crate::replica::{Digest, NodeId, VersionVector};
 use crate::storage::Action;
 
 /// Works for as long as the process.
-pub async fn keep(house: Arc<House>) {
+pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>) {
+    tokio::spawn(pulse::beat(house.clone(), beats));
     if !house.settings.join.is_empty() {
         tokio::spawn(join::join(house.clone()));
     }
@@ -24,19 +27,28 @@ pub async fn keep(house: Arc<House>) {
         if look && house.store.cluster() != NOWHERE {
             follow(&house, &mut shippers).await;
         }
-        judge(&house, &shippers);
+        retire(&house, &shippers).await;
+        compare(&house, &shippers);
         tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
         look = feed.has_changed().unwrap_or(true);
         feed.mark_unchanged();
     }
 }
 
+/// Nobody may go by the id that this node gave up. Who still answers under it is another process, on a later copy of the
+/// directory, and stays.
+async fn retire(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
+    let unused = |id: &NodeId| shippers.contains_key(id) && house.peers.get(*id).liveness == Liveness::Down;
+    if let Some(former) = house.store.former().ok().flatten().filter(unused) {
+        let _ = house.record(former.0.to_be_bytes().to_vec(), Action::Delete).await;
+    }
+}
+
 /// Starts and ends shippers as the roster says.
 async fn follow(house: &Arc<House>, shippers: &mut BTreeMap<NodeId, JoinHandle<()>>) {
     let others = house.others();
-    if let Some(former) = house.former.get().filter(|former| others.contains(former)) {
-        let _ = house.record(former.0.to_be_bytes().to_vec(), Action::Delete).await;
-    }
+    // It ends with the process only.
+    let _ = house.pulse.send(Beat::Roster(others.iter().copied().collect())).await;
     shippers.retain(|id, shipper| {
         let stays = others.contains(id);
         if !stays {
@@ -56,12 +68,20 @@ async fn follow(house: &Arc<House>, shippers: &mut BTreeMap<NodeId, JoinHandle<(
     }
 }
 
-/// Who has been silent for long is suspect, then down. Who has incorporated the same must hold the same.
-fn judge(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
-    let now_ms = (house.settings.now_ms)();
+/// Who has incorporated the same must hold the same.
+fn compare(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
     let published = house.store.published();
+    let now_ms = (house.settings.now_ms)();
+    let said = house.store.said();
     for id in shippers.keys() {
+        let has = said.get(id).map(|said| &said.vv);
+        let lacks = |vv: &VersionVector| has.is_none_or(|has| !has.covers_all(vv));
         house.peers.update(*id, |peer| {
+            // Under load a member is always a little behind, each time something else.
+            peer.owed = peer.owed.take().filter(|(vv, _)| lacks(vv));
+            if peer.owed.is_none() && lacks(&published.vv) {
+                peer.owed = Some((published.vv.clone(), now_ms));
+            }
             // Entries travel as they are now, a little ahead of the vector: only what stays so is wrong.
             let differs = |(vv, digest): &(VersionVector, Digest)| {
                 *vv == published.vv && *digest != published.totals.digest
@@ -70,17 +90,6 @@ fn judge(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
             if peer.unequal == UNEQUAL_LOOKS {
                 log::error!("member {id} has incorporated the same events and holds something else (digest): report this");
             }
-            let silent_ms = now_ms.saturating_sub(*peer.seen_ms.get_or_insert(now_ms));
-            let liveness = match silent_ms {
-                ms if ms > SUSPECT_MS.1 => Liveness::Down,
-                ms if ms > SUSPECT_MS.0 => Liveness::Suspect,
-                _ => peer.liveness,
-            };
-            if liveness != peer.liveness {
-                let why = peer.trouble.as_deref().unwrap_or("it does not answer");
-                log::warn!("member {id} is {}: {why}", liveness.word());
-            }
-            peer.liveness = liveness;
         });
     }
 }

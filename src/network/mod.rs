@@ -13,9 +13,11 @@ mod client;
 mod error;
 mod join;
 mod keeper;
+mod pulse;
 mod routes;
 mod secret;
 mod shipper;
+mod swim;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 pub use error::Error;
 pub use routes::{Denied, answer};
@@ -31,6 +33,7 @@ pub use secret::Secret;
 pub use wire::PROTOCOL;
 
 use client::Client;
+use pulse::Beat;
 use wire::{Envelope, Message, Reply};
 
 use crate::limits::{PEER_ANSWER_MS, RETRY_MS};
@@ -86,12 +89,12 @@ struct House {
     address: Mutex<String>,
     /// The process that speaks for each peer, and those before it.
     runs: Mutex<BTreeMap<NodeId, Vec<u64>>>,
-    /// The id under which this node wrote before it was found to be rolled back: no member may go by it.
-    former: OnceLock<NodeId>,
     /// Held while the node may come to belong to another cluster.
     adopting: tokio::sync::Mutex<()>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
+    /// Where packets of SWIM go.
+    pulse: mpsc::Sender<Beat>,
 }
 
 /// The running network.
@@ -107,14 +110,15 @@ impl Network {
         settings: Settings,
         door: &Door,
     ) -> Result<Network, Error> {
+        let (pulse, beats) = mpsc::channel(BEATS_MAX);
         let house = Arc::new(House {
             client: Client::new(settings.secret.clone())?,
             run: (settings.random)(),
             address: Mutex::new(join::first_address(&store, &settings).await),
             runs: Mutex::new(BTreeMap::new()),
-            former: OnceLock::new(),
             adopting: tokio::sync::Mutex::new(()),
             sweeper: Mutex::new(None),
+            pulse,
             store,
             peers,
             settings,
@@ -126,7 +130,7 @@ impl Network {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| storage::Error::Failed(format!("can't start the network: {e}")))?;
         let thread = std::thread::Builder::new().name("network".into());
-        let run = move || runtime.block_on(keeper::keep(kept));
+        let run = move || runtime.block_on(keeper::keep(kept, beats));
         thread.spawn(run).map_err(|e| storage::Error::Failed(format!("can't start the network: {e}")))?;
         Ok(Network(house))
     }
@@ -153,7 +157,7 @@ impl Network {
 }
 
 /// The cluster of a node that has left: it belongs to none until it joins.
-pub const NOWHERE: NodeId = NodeId(0);
+pub const NOWHERE: NodeId = NodeId::NOBODY;
 
 impl House {
     /// A message of this node.
@@ -164,8 +168,17 @@ impl House {
 
     /// Asks a peer, and notes what its answer tells about it; a refusal is an error.
     async fn ask(&self, address: &str, message: Message) -> Result<(NodeId, Reply), Error> {
+        self.ask_within(address, message, Duration::from_millis(PEER_ANSWER_MS)).await
+    }
+
+    /// The same for what is of no use later.
+    async fn ask_within(
+        &self,
+        address: &str,
+        message: Message,
+        limit: Duration,
+    ) -> Result<(NodeId, Reply), Error> {
         let envelope = self.envelope(message);
-        let limit = Duration::from_millis(PEER_ANSWER_MS);
         let Envelope { from, now_ms, run, body, .. } = self.client.ask(address, &envelope, limit).await?;
         if from == self.store.me() && run == self.run {
             return Err(Error::Unreachable("it is this node's own address".into()));
@@ -189,7 +202,6 @@ impl House {
     fn seen(&self, peer: NodeId, its_now_ms: u64) {
         let now_ms = (self.settings.now_ms)();
         self.peers.update(peer, |known| {
-            known.liveness = Liveness::Alive;
             known.seen_ms = Some(now_ms);
             known.skew_ms = its_now_ms as i64 - now_ms as i64;
             known.trouble = None;
@@ -260,6 +272,9 @@ impl House {
         false
     }
 }
+
+/// Packets of SWIM that may wait for their turn; more are lost.
+const BEATS_MAX: usize = 256;
 
 /// Processes remembered of each peer.
 const RUNS_KEPT: usize = 16;

@@ -8,9 +8,11 @@ use actix_web::http::{Method, header};
 use actix_web::web::{BytesMut, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_core::Stream;
+use tokio::sync::oneshot;
 
 use super::error::Error;
-use super::wire::{self, Envelope, Message, Refusal, Reply};
+use super::pulse::Beat;
+use super::wire::{self, Envelope, Message, Pulse, Refusal, Reply};
 use super::{Door, House};
 use crate::limits::{PEER_ANSWER_MS, PEER_BODY_BYTES_MAX};
 use crate::replica::{NodeId, VersionVector};
@@ -104,6 +106,13 @@ impl House {
         }
         let taken = match body {
             Message::Join(join) => return self.take_in((from, cluster), join, seen_as, reached_as).await,
+            Message::Pulse(to, pulse) => {
+                if let Err(refusal) = self.knows((cluster, from, to)) {
+                    return Reply::Refused(refusal);
+                }
+                self.seen(from, now_ms);
+                return Reply::Pulse(self.pulse(from, pulse).await);
+            }
             Message::Frame(to, frame) => {
                 let whose = (cluster, from, to, frame.sender);
                 if let Err(refusal) = self.admits(whose, &frame.vv).and_then(|()| checked(frame.check())) {
@@ -140,21 +149,11 @@ impl House {
         (cluster, from, to, sender): (NodeId, NodeId, NodeId, NodeId),
         its_vv: &VersionVector,
     ) -> Result<(), Refusal> {
-        let me = self.store.me();
-        if to != me {
-            return Err(Refusal::OtherNode(me));
-        }
+        self.knows((cluster, from, to))?;
         if sender != from {
             return Err(Refusal::Malformed("it is not the sender's own".into()));
         }
-        if cluster != self.store.cluster() {
-            return Err(Refusal::OtherCluster(self.store.cluster()));
-        }
-        let others = self.others();
-        // A node that has just joined does not know the others yet.
-        if !others.is_empty() && !others.contains(&from) {
-            return Err(Refusal::Stranger);
-        }
+        let me = self.store.me();
         let vv = self.store.published().vv;
         if its_vv.get(from) < vv.get(from) {
             return Err(Refusal::RolledBack(vv.get(from)));
@@ -164,6 +163,31 @@ impl House {
             self.give_up(from, &Refusal::RolledBack(its_vv.get(me)));
         }
         Ok(())
+    }
+
+    /// Is this a member who means this node?
+    fn knows(&self, (cluster, from, to): (NodeId, NodeId, NodeId)) -> Result<(), Refusal> {
+        let me = self.store.me();
+        if to != me {
+            return Err(Refusal::OtherNode(me));
+        }
+        if cluster != self.store.cluster() {
+            return Err(Refusal::OtherCluster(self.store.cluster()));
+        }
+        let others = self.others();
+        // A node that has just joined does not know the others yet.
+        if !others.is_empty() && !others.contains(&from) {
+            return Err(Refusal::Stranger);
+        }
+        Ok(())
+    }
+
+    /// What the protocol has to say to that at once.
+    async fn pulse(&self, from: NodeId, pulse: Pulse) -> Pulse {
+        let (reply, answer) = oneshot::channel();
+        // When there is no room it is lost, and so is the answer.
+        let _ = self.pulse.try_send(Beat::Packet(from, pulse, reply));
+        answer.await.unwrap_or_default()
     }
 
     /// One sweep at a time: several would bring the same.

@@ -2,16 +2,20 @@
 //!
 //! One message at a time; the answer is acknowledgement, flow control and resume point in one. Own events go out as soon as
 //! they are on the disk here; those of another origin when the member has lacked them for a while. Who lacks more than the
-//! log has is swept. A member that is slow, stopped or gone costs nobody but this task anything.
+//! log has is swept. When there is nothing to send, the member is told now and then what we have: soon when that has
+//! changed, seldom else, and the seldomer the more members there are, so that all of it together stays a trickle.
+//! A member that is slow, stopped or gone costs nobody but this task anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::error::Error;
 use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
-use crate::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX, HEARTBEAT_MS, RELAY_AFTER_MS, SWEEP_KEYS_MAX};
+use crate::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX, RELAY_AFTER_MS, SWEEP_KEYS_MAX, TELL_MS, TELL_SHARE};
 use crate::replica::{Bound, Bounds, NodeId, VersionVector};
 use crate::storage::Next;
 
@@ -24,13 +28,15 @@ struct Shipper {
     /// Where a sweep of it stands.
     sweep: Option<(VersionVector, Bound)>,
     lacks: Lacks,
+    /// What the last message that was answered said that we have, and when that was.
+    told: Option<(VersionVector, Instant)>,
 }
 
 /// Ships until it is aborted.
 pub async fn ship(house: Arc<House>, peer: NodeId) {
     let mut feed = house.store.feed();
     let lacks = Lacks::default();
-    let mut shipper = Shipper { house, peer, have: None, sweep: None, lacks };
+    let mut shipper = Shipper { house, peer, have: None, sweep: None, lacks, told: None };
     let mut failures = 0;
     loop {
         feed.mark_unchanged();
@@ -38,13 +44,8 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
         match shipper.step().await {
             Ok(more) => {
                 failures = 0;
-                if more {
-                    continue;
-                }
-                let heartbeat = tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS));
-                tokio::select! {
-                    _ = feed.changed() => {}
-                    () = heartbeat => {}
+                if !more {
+                    shipper.rest(&mut feed).await;
                 }
             }
             Err(error) => {
@@ -57,6 +58,28 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
 }
 
 impl Shipper {
+    /// Waits until there is something new to send, or it is time to tell.
+    async fn rest(&self, feed: &mut watch::Receiver<u64>) {
+        let me = self.house.store.me();
+        let have = self.have.clone().unwrap_or_default();
+        loop {
+            let vv = self.house.store.published().vv;
+            let due = self.told.as_ref().map_or_else(Instant::now, |(told, at)| {
+                let members = self.house.store.said().len() as u64;
+                let news = *told != vv || !have.covers_all(&vv);
+                let turn = TELL_MS * members / if news { TELL_SHARE } else { 1 };
+                *at + Duration::from_millis(turn.max(TELL_MS))
+            });
+            tokio::select! {
+                _ = feed.changed() => self.house.store.settled().await,
+                () = tokio::time::sleep_until(due.into()) => return,
+            }
+            if have.get(me) < self.house.store.published().vv.get(me) {
+                return;
+            }
+        }
+    }
+
     /// One message and its answer; `true` when there is more to send at once.
     async fn step(&mut self) -> Result<bool, Error> {
         let house = self.house.clone();
@@ -67,6 +90,10 @@ impl Shipper {
             return Err(Error::Unreachable("this node has left the cluster".into()));
         }
         let message = self.next().await?;
+        let telling = match &message {
+            Message::Frame(_, frame) => Some(frame.vv.clone()),
+            _ => None,
+        };
         let said = house.store.said().remove(&self.peer).unwrap_or_default().vv;
         let (from, reply) = house.ask(&member.address, message).await?;
         if from != self.peer {
@@ -87,6 +114,7 @@ impl Shipper {
         house.store.acknowledge(self.peer, &vv);
         let progress = self.sweep.is_some() || self.have.as_ref() != Some(&vv);
         self.have = Some(vv);
+        self.told = telling.map(|told| (told, Instant::now())).or(self.told.take());
         Ok(self.lagging() && progress)
     }
 
@@ -127,11 +155,6 @@ impl Shipper {
         let have = self.have.clone().unwrap_or_default();
         let me = house.store.me();
         let behind = have.get(me) < vv.get(me);
-        let now_ms = (house.settings.now_ms)();
-        house.peers.update(self.peer, |peer| match have.covers_all(&vv) {
-            true => peer.behind_since_ms = None,
-            false => drop(peer.behind_since_ms.get_or_insert(now_ms)),
-        });
         self.sweep.is_some() || behind || self.lacks.relays(&have)
     }
 

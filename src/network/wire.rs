@@ -43,6 +43,17 @@ pub enum Message {
     Sweep(NodeId, Sweep),
     /// Take me into your cluster.
     Join(Join),
+    /// Who is reachable: packets of SWIM.
+    Pulse(NodeId, Pulse),
+}
+
+/// Packets of SWIM from one node to another.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Pulse {
+    /// In a message: the sender's generation. In an answer: the asker's, if a later one than it goes by is known there.
+    pub generation: u64,
+    /// The packets.
+    pub packets: Vec<Vec<u8>>,
 }
 
 /// Who wants to join.
@@ -50,6 +61,8 @@ pub enum Message {
 pub struct Join {
     /// How many members its own cluster has, itself included.
     pub members: u64,
+    /// The cluster that it has left, if it belongs to none: it still holds what that one held.
+    pub left: Option<NodeId>,
     /// Where it says that it can be reached.
     pub advertise: Option<String>,
     /// Its port, for when it can't say.
@@ -63,6 +76,8 @@ pub enum Reply {
     Have(VersionVector),
     /// You are a member; others know you under this address.
     Joined(String),
+    /// Packets of SWIM that could be answered at once.
+    Pulse(Pulse),
     /// No.
     Refused(Refusal),
 }
@@ -76,6 +91,12 @@ pub enum Refusal {
     /// The sender belongs elsewhere.
     #[error("it belongs to cluster {0}")]
     OtherCluster(NodeId),
+    /// The sender still holds what another cluster held, which it has left.
+    #[error(
+        "this node has left cluster {0} and still holds what that one held, its list of members too: let it join that one \
+         again, or give it an empty --data-dir"
+    )]
+    Left(NodeId),
     /// Somebody else is meant.
     #[error("another node ({0}) answers there")]
     OtherNode(NodeId),
@@ -132,7 +153,7 @@ mod tests {
     use super::*;
 
     fn envelope() -> Envelope<Message> {
-        let join = Join { members: 3, advertise: Some("a:1".into()), port: 7 };
+        let join = Join { members: 3, left: None, advertise: Some("a:1".into()), port: 7 };
         Envelope { cluster: NodeId(1), from: NodeId(2), run: 3, now_ms: 4, body: Message::Join(join) }
     }
 

@@ -366,10 +366,15 @@ impl Committer {
     }
 
     fn adopt(&mut self, name: Name) -> Result<(), Error> {
-        let (row, id) = match name {
-            Name::Cluster(id) => (meta::CLUSTER, id),
-            Name::Node(id) => (meta::NODE, id),
+        // What it was is written first: a crash in between leaves it true, if early.
+        let (row, id, before) = match name {
+            Name::Cluster(NodeId::NOBODY) => (meta::CLUSTER, NodeId::NOBODY, Some(meta::LEFT)),
+            Name::Cluster(id) => (meta::CLUSTER, id, None),
+            Name::Node(id) => (meta::NODE, id, Some(meta::FORMER)),
         };
+        if let Some(before) = before {
+            self.trees.meta.insert(before, &self.trees.id(row)?.to_be_bytes())?;
+        }
         self.trees.meta.insert(row, &id.0.to_be_bytes())?;
         self.trees.db.flush()?;
         if let Name::Node(id) = name {
@@ -393,7 +398,10 @@ impl Committer {
                 self.replica.receive(frame, &mut self.unit, &self.trees, now_ms).map_err(fatal)?;
             }
             Parcel::Sweep(sweep) => {
-                self.replica.take_sweep(sweep, &mut self.unit, &self.trees, now_ms).map_err(fatal)?;
+                let next = self.replica.take_sweep(sweep, &mut self.unit, &self.trees, now_ms);
+                if !next.map_err(fatal)? {
+                    return Err(Refusal::Client(Rejection::OutOfTurn));
+                }
                 if sweep.through.is_none() {
                     // No row of the log refers to what the swept entries remember.
                     self.pass.ask(self.replica.vv());

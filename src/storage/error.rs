@@ -73,6 +73,9 @@ pub enum Rejection {
     /// The key has as many siblings as local writes may pile up.
     #[error("the key has too many concurrent versions")]
     TooManySiblings,
+    /// A piece of a sweep does not go on where the last one ended: it must begin anew.
+    #[error("this is not the next piece of what it is being sent")]
+    OutOfTurn,
     /// The queue is full: try again.
     #[error("too many writes are waiting")]
     Busy,

@@ -17,6 +17,7 @@ mod directory;
 mod disk;
 mod durable;
 mod error;
+mod exchange;
 mod feed;
 mod heard;
 mod migrate;
@@ -24,11 +25,11 @@ mod progress;
 mod recover;
 mod request;
 mod shipping;
+mod siblings;
 mod trees;
 mod watchdog;
 mod watermark;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -44,18 +45,18 @@ pub use error::{Error, Rejection};
 pub use heard::Said;
 pub use request::{Action, Condition, Parcel, Request, Tags, Written};
 pub use shipping::Next;
+pub use siblings::Conflicts;
 pub use trees::read_row;
 use watchdog::Watchdog;
 use watermark::Watermark;
 
 use crate::exit::Exit;
-use crate::limits::{CHUNK_READ_RETRIES_MAX, FULL_QUEUE_PAUSE_MS};
+use crate::limits::CHUNK_READ_RETRIES_MAX;
 use crate::metrics::Metrics;
 use crate::replica::{
-    Bound, Bounds, Clock, Entry, Kind, NodeId, Replica, Sweep, Totals, Trees as _, Value, Version,
-    VersionVector,
+    Clock, Entry, Kind, NodeId, Replica, Totals, Trees as _, Value, Version, VersionVector,
 };
-use committer::{Committer, Message, Name};
+use committer::{Committer, Message};
 use disk::Disk;
 use heard::Heard;
 use trees::Trees;
@@ -94,6 +95,7 @@ struct Inner {
     cluster: AtomicU64,
     me: AtomicU64,
     now_ms: fn() -> u64,
+    forget_after_ms: u64,
     feed: watch::Receiver<u64>,
     directory: directory::Directory,
     reserve_bytes: u64,
@@ -203,6 +205,7 @@ impl Store {
             cluster,
             me,
             now_ms: settings.now_ms,
+            forget_after_ms: settings.forget_after.as_millis() as u64,
             feed,
             directory,
             reserve_bytes,
@@ -310,14 +313,14 @@ impl Store {
         version: &Version,
     ) -> Result<Option<Vec<u8>>, Error> {
         let (trees, version, key) = (self.0.trees.clone(), version.clone(), key.to_vec());
-        let read = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let text = fatal_if_failed(trees.text(&version))?;
             if text.is_none() && fatal_if_failed(trees.entry(kind, &key))?.holds(version.dot) {
                 return Err(Error::Damaged(format!("the value of {} is damaged", version.dot)));
             }
             Ok(text)
-        });
-        read.await.unwrap_or_else(|e| Err(Error::Failed(format!("a reading thread ended: {e}"))))
+        })
+        .await
     }
 
     /// What is to be seen of a key at this time, the winner first, with all texts.
@@ -331,95 +334,23 @@ impl Store {
         Err(Error::Failed("a key is overwritten faster than it can be read".into()))
     }
 
-    /// All members.
-    pub fn members(&self) -> Result<Vec<NodeId>, Error> {
-        fatal_if_failed(self.0.trees.members())
+    /// Some of the keys that hold siblings, after this one.
+    pub async fn conflicts(
+        &self,
+        after: Option<Vec<u8>>,
+        most: usize,
+        now_ms: u64,
+    ) -> Result<Conflicts, Error> {
+        let (trees, totals) = (self.0.trees.clone(), self.published().totals);
+        let read = move || fatal_if_failed(siblings::conflicts(&trees, totals, after, most, now_ms));
+        let found = blocking(read).await?;
+        self.settled().await;
+        Ok(found)
     }
 
     /// The replica as of the newest durable commit.
     pub fn published(&self) -> Published {
         self.0.shared.published()
-    }
-
-    /// From now on the store belongs to this cluster; on the disk when this comes back.
-    pub async fn adopt(&self, cluster: NodeId) -> Result<(), Rejection> {
-        self.name(Name::Cluster(cluster)).await?;
-        self.0.cluster.store(cluster.0, Ordering::Release);
-        Ok(())
-    }
-
-    /// From now on the node writes under this id; on the disk when this comes back. Nobody may write meanwhile.
-    pub async fn renew(&self, me: NodeId) -> Result<(), Rejection> {
-        self.name(Name::Node(me)).await?;
-        self.0.me.store(me.0, Ordering::Release);
-        Ok(())
-    }
-
-    async fn name(&self, name: Name) -> Result<(), Rejection> {
-        let (reply, answer) = oneshot::channel();
-        self.post(Message::Adopt(name, reply)).await?;
-        answer.await.unwrap_or(Err(Rejection::Stopping))
-    }
-
-    /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back.
-    pub async fn take(&self, parcel: Parcel) -> Result<VersionVector, Rejection> {
-        let (reply, answer) = oneshot::channel();
-        self.post(Message::Take(parcel, reply)).await?;
-        answer.await.unwrap_or(Err(Rejection::Stopping))
-    }
-
-    /// Hands the committer what is no client's write: there are few of those at a time, so they may wait for room.
-    async fn post(&self, mut message: Message) -> Result<(), Rejection> {
-        loop {
-            if self.0.shared.stopping.load(Ordering::Acquire) {
-                return Err(Rejection::Stopping);
-            }
-            match self.0.inbox.try_send(message) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Disconnected(_)) => return Err(Rejection::Stopping),
-                Err(TrySendError::Full(back)) => message = back,
-            }
-            tokio::time::sleep(Duration::from_millis(FULL_QUEUE_PAUSE_MS)).await;
-        }
-    }
-
-    /// What a peer that has `have` needs next, of the origins that `only` picks.
-    pub async fn next_for(
-        &self,
-        have: &VersionVector,
-        bounds: Bounds,
-        only: impl Fn(NodeId) -> bool + Send + 'static,
-    ) -> Result<Next, Error> {
-        let (inner, me, had) = (self.0.clone(), self.me(), have.clone());
-        let read = move || shipping::next(&inner.trees, &inner.shared, me, &had, bounds, only);
-        let next = self.shown(read).await?;
-        // What it has read may have been forgotten by a commit that was under way then.
-        let Published { vv, floor, .. } = self.published();
-        Ok(if have.covers_all(&floor) { next } else { Next::Sweep { target: vv } })
-    }
-
-    /// The next piece of a sweep.
-    pub async fn sweep_for(
-        &self,
-        target: VersionVector,
-        after: Bound,
-        bounds: Bounds,
-    ) -> Result<Sweep, Error> {
-        let (inner, me) = (self.0.clone(), self.me());
-        let read = move || shipping::piece(&inner.trees, &inner.shared, me, target, after, bounds);
-        self.shown(read).await
-    }
-
-    /// Reads on a thread that may block, and waits until what was read is on the disk.
-    async fn shown<T: Send + 'static>(
-        &self,
-        read: impl FnOnce() -> Result<(T, u64), Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let read = tokio::task::spawn_blocking(move || fatal_if_failed(read())).await;
-        let (shown, commit) =
-            read.unwrap_or_else(|e| Err(Error::Failed(format!("a reading thread ended: {e}"))))?;
-        self.0.shared.watermark.reached(commit).await;
-        Ok(shown)
     }
 
     /// Waits until everything that `seen` names is incorporated, and on the disk.
@@ -437,36 +368,6 @@ impl Store {
     /// A number that changes whenever the log is about to grow; [`Store::settled`] tells when it has.
     pub fn feed(&self) -> watch::Receiver<u64> {
         self.0.feed.clone()
-    }
-
-    /// Waits until every commit that has begun is on the disk.
-    pub async fn settled(&self) {
-        let shared = &self.0.shared;
-        shared.watermark.reached(shared.watermark.begun()).await;
-    }
-
-    /// A member has this on its disk.
-    pub fn acknowledge(&self, peer: NodeId, vv: &VersionVector) {
-        if self.0.shared.heard.say(peer, vv, (self.0.now_ms)()) {
-            // When the queue is full, the committer looks by itself soon enough.
-            let _ = self.0.inbox.try_send(Message::Heard);
-        }
-    }
-
-    /// A member has no more than this, though it once said otherwise.
-    pub fn fell_back(&self, peer: NodeId, vv: &VersionVector) {
-        self.0.shared.heard.fell_back(peer, vv);
-        let _ = self.0.inbox.try_send(Message::Heard);
-    }
-
-    /// What the members have said that they have on their disks; this node's own place in it says nothing.
-    pub fn said(&self) -> BTreeMap<NodeId, Said> {
-        self.0.shared.heard.all()
-    }
-
-    /// Waits until this holds of what the members have said.
-    pub async fn until_said(&self, done: impl FnMut(&BTreeMap<NodeId, Said>) -> bool) {
-        self.0.shared.heard.until(done).await;
     }
 
     /// How full the queue of writes is.
@@ -521,6 +422,14 @@ pub fn fatal(record: &log::Record) -> Option<Exit> {
     // Trouble with the disk or the system is none of the data's, even while the store opens.
     let trouble = says(&["hit error while writing", "failed to initialize threadpool", "failed to flush"]);
     Some(if trouble { Exit::Failed } else { engine_exit() })
+}
+
+/// Reads on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|e| Err(Error::Failed(format!("a reading thread ended: {e}"))))
 }
 
 /// A failure of sled must not be survived; damage of one entry can be told to the one who asked.

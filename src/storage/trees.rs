@@ -28,6 +28,10 @@ pub mod meta {
     pub const NODE: &[u8] = b"node";
     /// The cluster's id: 8 bytes.
     pub const CLUSTER: &[u8] = b"cluster";
+    /// The cluster that the node has left, while it belongs to none: 8 bytes.
+    pub const LEFT: &[u8] = b"left";
+    /// The id under which the node wrote before it was found to be set back: 8 bytes.
+    pub const FORMER: &[u8] = b"former";
     /// What the last commit left: see the codec.
     pub const SUMMARY: &[u8] = b"summary";
 }
@@ -163,12 +167,17 @@ impl Trees {
             .map_err(|Junk| Error::Damaged("the summary of the last commit is damaged".into()))
     }
 
-    /// A number of the `meta` tree.
+    /// A number of the `meta` tree that is always there.
     pub fn id(&self, name: &[u8]) -> Result<u64, Error> {
-        let bytes = self.meta.get(name)?.and_then(|bytes| bytes.as_ref().try_into().ok());
         let missing =
             || Error::Damaged(format!("'{}' is missing from the store", String::from_utf8_lossy(name)));
-        bytes.map(u64::from_be_bytes).ok_or_else(missing)
+        self.id_if_any(name)?.ok_or_else(missing)
+    }
+
+    /// A number of the `meta` tree.
+    pub fn id_if_any(&self, name: &[u8]) -> Result<Option<u64>, Error> {
+        let bytes = self.meta.get(name)?.and_then(|bytes| bytes.as_ref().try_into().ok());
+        Ok(bytes.map(u64::from_be_bytes))
     }
 }
 

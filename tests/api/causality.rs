@@ -33,6 +33,49 @@ fn writes_that_did_not_see_each_other_are_both_kept() {
     assert_eq!(dots(&read.version), both, "the version names both");
 }
 
+/// On a node of its own: the list is of all keys.
+#[test]
+fn keys_with_siblings_are_listed() {
+    let own = Own::start(&[]);
+    let conflicts = |query: &str| {
+        let answer = own.request("GET", &format!("/conflicts{query}"), "");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    own.write("plain", "1");
+    assert_eq!(conflicts("")["keys"].as_array().map(Vec::len), Some(0));
+    let twice = |key: &str| {
+        let base = own.write(key, "0");
+        for value in ["1", "2"] {
+            let token = [("Causality-Token", base.as_str())];
+            assert_eq!(own.put_with(key, &token, &format!("{{\"value\":{value}}}")).status, 200);
+        }
+    };
+    let keys = ["a b", "c/d", "ü"];
+    keys.iter().for_each(|key| twice(key));
+    let all = conflicts("");
+    let shown: Vec<_> =
+        all["keys"].as_array().expect("a list").iter().map(|one| one["key"].clone()).collect();
+    assert_eq!((shown, all.get("next")), (keys.map(Into::into).to_vec(), None));
+    let first = &all["keys"][0];
+    assert_eq!(first["siblings"].as_array().map(Vec::len), Some(2), "{first}");
+    assert_eq!(first["version"], own.read("a b").version.as_str());
+    // Page by page, each from where the last one ended.
+    let page = conflicts("?limit=2");
+    assert_eq!((page["keys"].as_array().map(Vec::len), &page["next"]), (Some(2), &"c/d".into()));
+    let page = conflicts("?limit=2&after=c%2Fd");
+    assert_eq!((&page["keys"][0]["key"], page.get("next")), (&"ü".into(), None));
+    for query in ["?limit=0", "?limit=1001", "?limit=x", "?limit=1&limit=1", "?what=1"] {
+        let answer = own.request("GET", &format!("/conflicts{query}"), "");
+        problem(&answer, 400, "invalid-parameter");
+    }
+    // Whoever writes over both has settled it.
+    for key in keys {
+        own.write(key, "9");
+    }
+    assert_eq!(conflicts("")["keys"].as_array().map(Vec::len), Some(0));
+}
+
 #[test]
 fn a_write_without_a_token_resolves_all() {
     let (key, ..) = siblings();

@@ -3,7 +3,8 @@
 use crate::support::{Client, Node, wait_until};
 use serde_json::Value as Json;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -15,7 +16,10 @@ pub const SETTLED: Duration = Duration::from_secs(60);
 pub struct Cluster {
     pub nodes: Vec<Option<Node>>,
     dirs: TempDir,
-    flags: Vec<String>,
+    /// Flags of each.
+    flags: Box<dyn Fn(usize) -> Vec<String>>,
+    /// What runs each, when it is not the plain binary.
+    command: Box<dyn Fn(usize, &Path, &[&str]) -> Command>,
 }
 
 impl Cluster {
@@ -26,14 +30,26 @@ impl Cluster {
 
     /// The same with these flags on every node.
     pub fn with(count: usize, flags: &[&str]) -> Cluster {
-        let dirs = tempfile::tempdir().expect("a directory");
-        let flags = flags.iter().map(|flag| flag.to_string()).collect();
-        let mut cluster = Cluster { nodes: (0..count).map(|_| None).collect(), dirs, flags };
+        let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
+        let mut cluster = Cluster::each(count, move |_| flags.clone());
         for number in 0..count {
             cluster.up(number);
         }
         cluster.settle();
         cluster
+    }
+
+    /// So many nodes with flags of their own, none of them up.
+    pub fn each(count: usize, flags: impl Fn(usize) -> Vec<String> + 'static) -> Cluster {
+        let dirs = tempfile::tempdir().expect("a directory");
+        let command = Box::new(|_, dir: &Path, flags: &[&str]| Node::command(dir, flags));
+        Cluster { nodes: (0..count).map(|_| None).collect(), dirs, flags: Box::new(flags), command }
+    }
+
+    /// Nodes that are started by these commands, which get the number, the data directory and the flags.
+    pub fn run_by(mut self, command: impl Fn(usize, &Path, &[&str]) -> Command + 'static) -> Cluster {
+        self.command = Box::new(command);
+        self
     }
 
     pub fn dir(&self, number: usize) -> PathBuf {
@@ -43,14 +59,29 @@ impl Cluster {
     /// Starts a node on a new address; it joins by whoever is up.
     pub fn up(&mut self, number: usize) {
         let join: Vec<String> = self.alive().map(|node| node.address.to_string()).collect();
-        let mut flags: Vec<&str> = join.iter().map(String::as_str).collect();
-        flags.extend(self.flags.iter().map(String::as_str));
-        self.nodes[number] = Some(Node::start(&self.dir(number), &flags));
+        let own = (self.flags)(number);
+        let flags: Vec<&str> = join.iter().chain(&own).map(String::as_str).collect();
+        let node = Node::launch((self.command)(number, &self.dir(number), &flags));
+        self.nodes[number] = Some(node.unwrap_or_else(|log| panic!("node {number} did not serve:\n{log}")));
     }
 
     /// SIGKILL.
     pub fn kill(&mut self, number: usize) {
         self.nodes[number].take().expect("it is up").kill();
+    }
+
+    /// As an operator does it, of members that will not come back.
+    pub fn evict_the_dead(&self) {
+        wait_until(SETTLED, "the dead are down, and gone", || {
+            let node = self.alive().next().expect("one is up");
+            let membership = get(node.address, "/membership");
+            let members = membership["members"].as_array().expect("members").clone();
+            for member in members.iter().filter(|member| member["state"] == "down") {
+                let path = format!("/membership/{}", member["id"].as_str().expect("an id"));
+                assert!(matches!(node.request("DELETE", &path, "").status, 200 | 404));
+            }
+            members.len() == self.alive().count()
+        });
     }
 
     pub fn node(&self, number: usize) -> &Node {

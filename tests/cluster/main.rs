@@ -11,5 +11,10 @@ mod support;
 
 mod cluster;
 mod guarantees;
+mod hosts;
+mod lines;
+mod load;
 mod membership;
+mod partitions;
+mod proxy;
 mod storm;

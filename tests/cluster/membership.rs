@@ -5,7 +5,7 @@ use crate::support::{Node, SOON, wait_until};
 use std::path::Path;
 use std::process::Command;
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-r").arg(from).arg(to).status().expect("cp runs");
     assert!(status.success());
 }
@@ -282,9 +282,12 @@ fn nothing_acknowledged_goes_with_a_node_that_leaves() {
         written
     });
     wait_until(SOON, "the writer has begun", || cluster.node(0).request("GET", "/key/l50", "").status == 200);
-    assert_eq!(cluster.node(2).request("POST", "/cluster/leave", "").status, 202);
+    let address = cluster.node(2).address.to_string();
+    let told =
+        Command::new(crate::support::binary()).args(["leave", "--address", &address]).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     let mut node = cluster.nodes[2].take().unwrap();
-    assert_eq!(node.wait(SETTLED).code(), Some(0), "{}", node.log());
+    assert_eq!(node.wait(SOON).code(), Some(0), "{}", node.log());
     let written: Vec<u64> = writer.join().unwrap();
     assert!(written.len() > 50);
     for n in written {
@@ -335,6 +338,12 @@ fn a_node_leaves_and_may_join_again() {
     let log = Node::launch(Node::command(&cluster.dir(2), &[])).err().expect("it does not serve");
     assert!(log.contains("has left its cluster"), "{log}");
     put(cluster.node(0), "k", "y");
+    // Elsewhere it would bring along the list of those that it has left.
+    let other = Node::start(&cluster.dir(9), &[]);
+    let stray = Node::start(&cluster.dir(2), &[&other.address.to_string()]);
+    wait_until(SOON, "it is refused", || stray.log().contains("let it join that one again"));
+    assert_eq!(get(other.address, "/membership")["members"].as_array().unwrap().len(), 1);
+    assert_eq!(stray.stop().code(), Some(0));
     cluster.up(2);
     cluster.settle();
     shows(cluster.node(2), "k", Some("y"));
@@ -370,7 +379,18 @@ fn only_who_knows_the_secret_is_a_peer() {
     let shown = [("Authorization", "Bearer correct-horse")];
     assert_eq!(first.request_with("POST", "/cluster/message", &shown, b"rubbish").status, 400);
     assert_eq!(first.request_with("GET", "/cluster/message", &shown, b"").status, 405);
+    let leave = |flags: &[&str]| {
+        let mut command = Command::new(crate::support::binary());
+        let told = command.args(["leave", "--address", &address]).args(flags).output().unwrap();
+        (told.status.code(), String::from_utf8_lossy(&told.stderr).into_owned())
+    };
+    let (code, said) = leave(&[]);
+    assert_eq!((code, said.contains("give --cluster-secret-file")), (Some(1), true), "{said}");
     assert_eq!(get(first.address, "/membership")["members"].as_array().unwrap().len(), 2);
+    assert_eq!(leave(&["--cluster-secret-file", &right]), (Some(0), String::new()));
+    wait_until(SETTLED, "the other is alone", || {
+        get(second.address, "/membership")["members"].as_array().unwrap().len() == 1
+    });
 }
 
 #[test]

@@ -154,10 +154,15 @@ impl Client {
     }
 
     pub fn connect(address: SocketAddr) -> std::io::Result<Client> {
-        let stream = TcpStream::connect_timeout(&address, SOON)?;
+        Client::patient(address, SOON)
+    }
+
+    /// One that gives up when nothing comes for so long.
+    pub fn patient(address: SocketAddr, patience: Duration) -> std::io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SOON))?;
-        stream.set_write_timeout(Some(SOON))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Client { stream: BufReader::new(stream) })
     }
 

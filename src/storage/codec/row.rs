@@ -50,7 +50,7 @@ pub struct Row {
 }
 
 /// The origin of repair rows; no node has this id.
-pub const REPAIR: NodeId = NodeId(0);
+pub const REPAIR: NodeId = NodeId::NOBODY;
 
 /// The rows of what a unit logs, and behind them its repair rows, numbered from `repairs`: in the order in which they are to
 /// be written.

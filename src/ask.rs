@@ -1,0 +1,95 @@
+//! What the command line asks a running node: whether it is ready, and to leave its cluster. For containers, whose image has
+//! no curl, and for whoever does not want to write headers.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::cli::{Leave, Target};
+use crate::config;
+use crate::limits::{PEER_ANSWER_MS, STOP_GRACE_MS};
+use crate::storage::tenant;
+
+/// Long enough for a busy node, shorter than a container engine's own time limit.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `Err` says why it is not ready.
+pub fn ready(target: &Target) -> Result<(), String> {
+    let address = resolve(target)?;
+    match ask(address, "GET /ready HTTP/1.0\r\n\r\n")? {
+        Answer { status: 200, .. } => Ok(()),
+        Answer { text, .. } => Err(format!("{address} is not ready: {text}")),
+    }
+}
+
+/// Asks a node to leave its cluster, and comes back when it has stopped.
+pub fn leave(flags: &Leave) -> Result<(), String> {
+    let address = resolve(&flags.target)?;
+    let secret = flags.cluster_secret_file.as_deref().map(config::secret).transpose();
+    let secret = secret.map_err(|wrong| wrong.to_string())?;
+    let shown = secret.map(|secret| format!("Authorization: {}\r\n", secret.header())).unwrap_or_default();
+    match ask(address, &format!("POST /cluster/leave HTTP/1.0\r\n{shown}Content-Length: 0\r\n\r\n"))? {
+        Answer { status: 202, .. } => {}
+        Answer { status: 401, .. } => {
+            return Err(format!("{address} wants the cluster secret: give --cluster-secret-file"));
+        }
+        Answer { text, .. } => return Err(format!("{address} does not leave: {text}")),
+    }
+    // Requests under way, then the other members, then requests under way, as it stops.
+    let limit = Duration::from_millis(2 * STOP_GRACE_MS + PEER_ANSWER_MS) + PATIENCE;
+    let deadline = Instant::now() + limit;
+    while TcpStream::connect_timeout(&address, PATIENCE).is_ok() {
+        if Instant::now() > deadline {
+            return Err(format!("{address} is leaving, but has not stopped within {} s", limit.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+struct Answer {
+    status: u16,
+    /// Its last line: a problem's JSON, or nothing.
+    text: String,
+}
+
+fn ask(address: SocketAddr, request: &str) -> Result<Answer, String> {
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        stream.take(4_096).read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer = exchange().map_err(|e| format!("{address} does not answer: {e}"))?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let text = answer.lines().next_back().unwrap_or("no answer").to_owned();
+    Ok(Answer { status: status.unwrap_or(0), text })
+}
+
+fn resolve(target: &Target) -> Result<SocketAddr, String> {
+    match (&target.address, &target.data_dir) {
+        (Some(text), _) => {
+            let found = text.to_socket_addrs().map(|mut addresses| addresses.next());
+            found.ok().flatten().ok_or_else(|| format!("'{text}' is no address: give HOST:PORT"))
+        }
+        (None, Some(directory)) => written(directory),
+        // The command line does not let this through.
+        (None, None) => Err("give --address, or --data-dir of the node".into()),
+    }
+}
+
+/// What the node wrote into its directory; a wildcard is reached by loopback.
+fn written(directory: &Path) -> Result<SocketAddr, String> {
+    let tenant = tenant(directory)
+        .ok_or_else(|| format!("no node has written its address into {}", directory.display()))?;
+    let mut address = tenant.address;
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    Ok(address)
+}

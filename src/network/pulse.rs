@@ -1,0 +1,111 @@
+//! Carries SWIM's packets over the node's one HTTP port, and tells whoever asks what it thinks of each member.
+//!
+//! A packet is a message like any other; what the protocol wants to say back to its sender at once rides on the answer, so
+//! that a ping and its acknowledgement are one exchange. Nothing here waits for anybody: a packet that can't be sent, or finds
+//! the inbox full, is lost, which the protocol expects of any network.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::House;
+use super::error::Error;
+use super::swim::{Packet, Swim};
+use super::wire::{Message, Pulse, Reply};
+use crate::limits::{SWIM_PERIOD_MS, SWIM_UNDER_WAY_MAX};
+use crate::peers::Liveness;
+use crate::replica::NodeId;
+
+/// What the pulse is told.
+pub enum Beat {
+    /// These are the other members.
+    Roster(BTreeSet<NodeId>),
+    /// A packet came in, and here goes the answer.
+    Packet(NodeId, Pulse, oneshot::Sender<Pulse>),
+    /// A packet of ours was answered.
+    Answer(Pulse),
+}
+
+/// Works for as long as the process.
+pub async fn beat(house: Arc<House>, mut beats: mpsc::Receiver<Beat>) {
+    let settings = &house.settings;
+    let started = Instant::now();
+    let mut swim = Swim::new(house.store.me(), (settings.now_ms)(), (settings.random)());
+    let under_way = Arc::new(Semaphore::new(SWIM_UNDER_WAY_MAX));
+    loop {
+        let due = tokio::time::Instant::from_std(started + swim.due());
+        let beat = tokio::select! {
+            beat = beats.recv() => beat,
+            () = tokio::time::sleep_until(due) => None,
+        };
+        let now = started.elapsed();
+        let mut asker = None;
+        match beat {
+            Some(Beat::Roster(others)) => swim.follow(&others, now),
+            Some(Beat::Packet(from, pulse, reply)) => {
+                pulse.packets.iter().for_each(|packet| swim.receive(packet, now));
+                asker = Some((from, pulse.generation, reply));
+            }
+            Some(Beat::Answer(pulse)) => {
+                swim.known_as(pulse.generation, now);
+                pulse.packets.iter().for_each(|packet| swim.receive(packet, now));
+            }
+            None => {}
+        }
+        swim.tick(now);
+        let mut packets = swim.packets();
+        if let Some((from, generation, reply)) = asker {
+            let (back, others): (Vec<Packet>, Vec<Packet>) =
+                packets.into_iter().partition(|(to, _)| *to == from);
+            packets = others;
+            let known = swim.generation_of(from);
+            let back = back.into_iter().map(|(_, packet)| packet).collect();
+            let generation = if known > generation { known } else { 0 };
+            // Who does not wait any more does not want to know.
+            let _ = reply.send(Pulse { generation, packets: back });
+        }
+        for (to, packet) in packets {
+            let Ok(permit) = under_way.clone().try_acquire_owned() else { continue };
+            let house = house.clone();
+            let pulse = Pulse { generation: swim.generation(), packets: vec![packet] };
+            tokio::spawn(async move {
+                match exchange(&house, to, pulse).await {
+                    // A full inbox loses it.
+                    Ok(Some(answer)) => drop(house.pulse.try_send(Beat::Answer(answer))),
+                    Ok(None) => log::debug!("SWIM: {to} is no member here"),
+                    Err(error) => house.peers.update(to, |peer| peer.trouble = Some(error.to_string())),
+                }
+                drop(permit);
+            });
+        }
+        note(&house, &swim, now);
+    }
+}
+
+/// Sends a packet, and what comes back; `None` when nobody of that name is a member.
+async fn exchange(house: &House, to: NodeId, pulse: Pulse) -> Result<Option<Pulse>, Error> {
+    let Some(member) = house.member(to).await else { return Ok(None) };
+    let limit = Duration::from_millis(SWIM_PERIOD_MS);
+    match house.ask_within(&member.address, Message::Pulse(to, pulse), limit).await? {
+        (from, Reply::Pulse(pulse)) if from == to => Ok(Some(pulse)),
+        _ => Err(Error::Unreadable("it answered something else".into())),
+    }
+}
+
+/// What is thought of each member is there for all to read.
+fn note(house: &House, swim: &Swim, now: Duration) {
+    for (id, liveness) in swim.opinions(now) {
+        house.peers.update(id, |peer| {
+            if peer.liveness != liveness {
+                let why = peer.trouble.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+                match liveness {
+                    Liveness::Alive => log::info!("member {id} is alive"),
+                    _ => log::warn!("member {id} is {}{why}", liveness.word()),
+                }
+            }
+            peer.liveness = liveness;
+        });
+    }
+}

@@ -1,0 +1,150 @@
+//! What the network asks of a store: names, what peers send, what they lack, what they have said.
+//!
+//! What comes in goes through the committer like every write; what goes out is read beside the writers, and waits until
+//! it is on the disk.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::TrySendError;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::committer::{Message, Name};
+use super::shipping::{self, Next};
+use super::trees::meta;
+use super::{Error, Parcel, Published, Rejection, Said, Store, blocking, fatal_if_failed};
+use crate::limits::FULL_QUEUE_PAUSE_MS;
+use crate::replica::{Bound, Bounds, NodeId, Sweep, VersionVector};
+
+impl Store {
+    /// The cluster that the node has left, if it belongs to none now.
+    pub fn left(&self) -> Result<Option<NodeId>, Error> {
+        let left = fatal_if_failed(self.0.trees.id_if_any(meta::LEFT))?;
+        Ok(left.map(NodeId).filter(|_| self.cluster() == NodeId::NOBODY))
+    }
+
+    /// The id under which the node wrote before it was found to be set back.
+    pub fn former(&self) -> Result<Option<NodeId>, Error> {
+        Ok(fatal_if_failed(self.0.trees.id_if_any(meta::FORMER))?.map(NodeId).filter(|id| *id != self.me()))
+    }
+
+    /// All members.
+    pub fn members(&self) -> Result<Vec<NodeId>, Error> {
+        fatal_if_failed(self.0.trees.members())
+    }
+
+    /// From now on the store belongs to this cluster; on the disk when this comes back.
+    pub async fn adopt(&self, cluster: NodeId) -> Result<(), Rejection> {
+        self.name(Name::Cluster(cluster)).await?;
+        self.0.cluster.store(cluster.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// From now on the node writes under this id; on the disk when this comes back. Nobody may write meanwhile.
+    pub async fn renew(&self, me: NodeId) -> Result<(), Rejection> {
+        self.name(Name::Node(me)).await?;
+        self.0.me.store(me.0, Ordering::Release);
+        Ok(())
+    }
+
+    async fn name(&self, name: Name) -> Result<(), Rejection> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::Adopt(name, reply)).await?;
+        answer.await.unwrap_or(Err(Rejection::Stopping))
+    }
+
+    /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back.
+    pub async fn take(&self, parcel: Parcel) -> Result<VersionVector, Rejection> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::Take(parcel, reply)).await?;
+        answer.await.unwrap_or(Err(Rejection::Stopping))
+    }
+
+    /// Hands the committer what is no client's write: there are few of those at a time, so they may wait for room.
+    async fn post(&self, mut message: Message) -> Result<(), Rejection> {
+        loop {
+            if self.0.shared.stopping.load(Ordering::Acquire) {
+                return Err(Rejection::Stopping);
+            }
+            match self.0.inbox.try_send(message) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Disconnected(_)) => return Err(Rejection::Stopping),
+                Err(TrySendError::Full(back)) => message = back,
+            }
+            tokio::time::sleep(Duration::from_millis(FULL_QUEUE_PAUSE_MS)).await;
+        }
+    }
+
+    /// What a peer that has `have` needs next, of the origins that `only` picks.
+    pub async fn next_for(
+        &self,
+        have: &VersionVector,
+        bounds: Bounds,
+        only: impl Fn(NodeId) -> bool + Send + 'static,
+    ) -> Result<Next, Error> {
+        let (inner, me, had) = (self.0.clone(), self.me(), have.clone());
+        let read = move || shipping::next(&inner.trees, &inner.shared, me, &had, bounds, only);
+        let next = self.shown(read).await?;
+        // What it has read may have been forgotten by a commit that was under way then.
+        let Published { vv, floor, .. } = self.published();
+        Ok(if have.covers_all(&floor) { next } else { Next::Sweep { target: vv } })
+    }
+
+    /// The next piece of a sweep.
+    pub async fn sweep_for(
+        &self,
+        target: VersionVector,
+        after: Bound,
+        bounds: Bounds,
+    ) -> Result<Sweep, Error> {
+        let (inner, me) = (self.0.clone(), self.me());
+        let read = move || shipping::piece(&inner.trees, &inner.shared, me, target, after, bounds);
+        self.shown(read).await
+    }
+
+    /// Reads on a thread that may block, and waits until what was read is on the disk.
+    async fn shown<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<(T, u64), Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (shown, commit) = blocking(move || fatal_if_failed(read())).await?;
+        self.0.shared.watermark.reached(commit).await;
+        Ok(shown)
+    }
+
+    /// Waits until every commit that has begun is on the disk.
+    pub async fn settled(&self) {
+        let shared = &self.0.shared;
+        shared.watermark.reached(shared.watermark.begun()).await;
+    }
+
+    /// A member has this on its disk.
+    pub fn acknowledge(&self, peer: NodeId, vv: &VersionVector) {
+        if self.0.shared.heard.say(peer, vv, (self.0.now_ms)()) {
+            // When the queue is full, the committer looks by itself soon enough.
+            let _ = self.0.inbox.try_send(Message::Heard);
+        }
+    }
+
+    /// A member has no more than this, though it once said otherwise.
+    pub fn fell_back(&self, peer: NodeId, vv: &VersionVector) {
+        self.0.shared.heard.fell_back(peer, vv);
+        let _ = self.0.inbox.try_send(Message::Heard);
+    }
+
+    /// What the members have said that they have on their disks; this node's own place in it says nothing.
+    pub fn said(&self) -> BTreeMap<NodeId, Said> {
+        self.0.shared.heard.all()
+    }
+
+    /// Has a member been silent for so long that forgetting goes on without it?
+    pub fn lapsed(&self, said: &Said) -> bool {
+        (self.0.now_ms)().saturating_sub(said.at_ms) > self.0.forget_after_ms
+    }
+
+    /// Waits until this holds of what the members have said.
+    pub async fn until_said(&self, done: impl FnMut(&BTreeMap<NodeId, Said>) -> bool) {
+        self.0.shared.heard.until(done).await;
+    }
+}

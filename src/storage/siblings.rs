@@ -1,0 +1,50 @@
+//! Which keys hold values that did not see each other.
+//!
+//! There is no index of them: they are rare, and the counts tell when there is none at all. So all keys are read, in steps,
+//! beside the writers.
+
+use super::error::Error;
+use super::trees::Trees;
+use crate::limits::CONFLICTS_READ_KEYS;
+use crate::replica::{Entry, Kind, Totals, Trees as _};
+
+/// Some of the keys with more than one version to be seen, in the order of keys.
+pub struct Conflicts {
+    /// Each with what it holds.
+    pub keys: Vec<(Vec<u8>, Entry)>,
+    /// Where to go on; `None` when these are all.
+    pub next: Option<Vec<u8>>,
+}
+
+/// At most so many of them, after this key. Blocks.
+pub fn conflicts(
+    trees: &Trees,
+    totals: Totals,
+    after: Option<Vec<u8>>,
+    most: usize,
+    now_ms: u64,
+) -> Result<Conflicts, Error> {
+    let mut found = Conflicts { keys: Vec::new(), next: None };
+    // The members' records are counted among the versions.
+    if totals.versions <= totals.keys + trees.members()?.len() as u64 {
+        return Ok(found);
+    }
+    let mut place = Some((Kind::Data, after.unwrap_or_default()));
+    loop {
+        let held = trees.entries_after(place.as_ref(), CONFLICTS_READ_KEYS)?;
+        let Some((kind, last, _)) = held.last() else { return Ok(found) };
+        place = Some((*kind, last.clone()));
+        for (kind, key, entry) in held {
+            if kind != Kind::Data {
+                return Ok(found);
+            }
+            if entry.visible(now_ms).count() > 1 {
+                if found.keys.len() == most {
+                    found.next = found.keys.last().map(|(key, _)| key.clone());
+                    return Ok(found);
+                }
+                found.keys.push((key, entry));
+            }
+        }
+    }
+}
