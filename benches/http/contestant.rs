@@ -2,36 +2,20 @@
 //! Every kind gets the same keys, values and numbers of connections.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::Failure;
-use crate::child::{Server, free_address};
-use crate::load::{self, Outcome, Plan, Until};
-use crate::machine::{self, Room};
-use crate::options::{Kind, Operation, Options};
-use crate::redis;
-use crate::request::Request;
-
-/// One measurement.
-#[derive(Clone)]
-pub struct Sample {
-    pub rate: f64,
-    pub p50_ms: f64,
-    pub p99_ms: f64,
-    pub max_ms: f64,
-    /// Processor time of the server a request, in microseconds; unknown for a server that is not ours to see.
-    pub server_cpu_us: Option<f64>,
-    /// The load generator's own processor time as a share of one core; unknown for `redis-benchmark`.
-    pub generator_cpu: Option<f64>,
-    /// How many cores were busy with things that are not part of this measurement; unknown when the server is not ours.
-    pub others_cores: Option<f64>,
-    pub failures: BTreeMap<String, u64>,
-}
+use crate::options::{Kind, Options};
+use crate::shared::child::Server;
+use crate::shared::load::{self, Outcome, Plan, Until};
+use crate::shared::machine::{self, Room};
+use crate::shared::request::{Operation, Request};
+use crate::shared::sample::{self, Others, Sample};
+use crate::shared::{Failure, etcd, redis};
 
 /// A running server and its data.
 pub struct Contestant {
@@ -53,11 +37,7 @@ impl Contestant {
             Kind::Redis => &[("redis-server", "redis-server"), ("redis-benchmark", "redis-tools")],
             Kind::Etcd => &[("etcd", "etcd-server")],
         };
-        let (program, package) = needs.iter().find(|(program, _)| machine::program(program).is_none())?;
-        Some(format!(
-            "SKIPPED: {} because {program} is not installed (apt-get install {package})",
-            kind.name()
-        ))
+        sample::missing(kind.name(), needs)
     }
 
     /// Starts it on an empty data directory.
@@ -131,20 +111,9 @@ impl Contestant {
         if self.kind == Kind::Redis {
             return self.measure_redis(operation, connections, time);
         }
-        let cpu = self.cpu();
-        let others = Others::watch(cpu);
-        let outcome = self.http(operation, connections, Until::Elapsed(time), self.keys, seed)?;
-        let spent = self.cpu().zip(cpu).map(|(after, before)| after - before);
-        Ok(Sample {
-            rate: outcome.rate,
-            p50_ms: outcome.latencies.quantile_ms(0.5),
-            p99_ms: outcome.latencies.quantile_ms(0.99),
-            max_ms: outcome.latencies.max_ms(),
-            server_cpu_us: spent.map(|cpu| cpu.as_secs_f64() * 1e6 / outcome.answers.max(1) as f64),
-            generator_cpu: Some(outcome.own_cpu),
-            others_cores: others.cores(self.cpu()),
-            failures: outcome.failures,
-        })
+        let until = Until::Elapsed(time);
+        let plan = Plan { address: self.address, connections, keys: self.keys, until, seed };
+        sample::take(&plan, &mut self.request(operation), || self.cpu())
     }
 
     pub fn memory_mib(&self) -> f64 {
@@ -172,12 +141,15 @@ impl Contestant {
         keys: u64,
         seed: u64,
     ) -> Result<Outcome, Failure> {
-        let mut request = match self.kind {
+        let plan = Plan { address: self.address, connections, keys, until, seed };
+        load::run(&plan, &mut self.request(operation))
+    }
+
+    fn request(&self, operation: Operation) -> Request {
+        match self.kind {
             Kind::Etcd => Request::etcd(self.address, operation, self.value_bytes),
             _ => Request::node(self.address, operation, self.value_bytes),
-        };
-        let plan = Plan { address: self.address, connections, keys, until, seed };
-        load::run(&plan, &mut request)
+        }
     }
 
     fn measure_redis(
@@ -214,26 +186,6 @@ impl Contestant {
     }
 }
 
-/// Watches what the machine does besides the load and the server under load.
-struct Others {
-    since: Instant,
-    busy: Duration,
-    ours: Duration,
-}
-
-impl Others {
-    fn watch(server: Option<Duration>) -> Others {
-        let ours = machine::family_cpu() + server.unwrap_or_default();
-        Others { since: Instant::now(), busy: machine::busy_cpu(), ours }
-    }
-
-    fn cores(&self, server: Option<Duration>) -> Option<f64> {
-        let busy = machine::busy_cpu().saturating_sub(self.busy);
-        let ours = (machine::family_cpu() + server?).saturating_sub(self.ours);
-        Some(busy.saturating_sub(ours).as_secs_f64() / self.since.elapsed().as_secs_f64())
-    }
-}
-
 fn launch(kind: Kind, dir: &Path) -> Result<Server, Failure> {
     match kind {
         Kind::Node => {
@@ -242,28 +194,8 @@ fn launch(kind: Kind, dir: &Path) -> Result<Server, Failure> {
         }
         Kind::Actix => Server::start_serving(Command::new(std::env::current_exe()?).arg("--serve-minimal")),
         Kind::Redis => redis::start(dir),
-        Kind::Etcd => launch_etcd(dir),
+        Kind::Etcd => Ok(etcd::start(&[dir])?.remove(0)),
     }
-}
-
-fn launch_etcd(dir: &Path) -> Result<Server, Failure> {
-    let address = free_address()?;
-    let client = format!("http://{address}");
-    let peer = format!("http://{}", free_address()?);
-    let mut command = Command::new("etcd");
-    command.arg("--data-dir").arg(dir.join("data"));
-    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-    command.arg(format!("--initial-cluster=default={peer}"));
-    command.args(["--quota-backend-bytes", "8589934592", "--log-level", "error"]);
-    Server::start_ready(&mut command, address, |address| {
-        if TcpStream::connect(address).is_err() {
-            return false;
-        }
-        let mut range = Request::etcd(address, Operation::Get, 0);
-        let plan = Plan { address, connections: 1, keys: 1, until: Until::EveryKey, seed: 0 };
-        load::run(&plan, &mut range).is_ok_and(|outcome| outcome.failures.is_empty())
-    })
 }
 
 fn expect_clean(kind: Kind, outcome: &Outcome) -> Result<(), Failure> {

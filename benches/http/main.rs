@@ -9,20 +9,14 @@
 //! 2. Nothing is measured on tmpfs, and every process that is started here is gone when the run ends.
 //! 3. One answer that is not 2xx, or one broken connection, and the run ends with a failure.
 
-mod child;
-mod connection;
 mod contestant;
-mod histogram;
-mod load;
-mod machine;
 mod minimal;
 mod options;
 mod physical;
-mod redis;
-mod report;
-mod request;
 mod rounds;
 mod selfcheck;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod size;
 mod ways;
 
@@ -31,14 +25,13 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use options::Options;
-use report::Report;
+use shared::Failure;
+use shared::machine;
+use shared::report::Report;
 
 /// As in the node, so that a ratio tells of the node and not of the allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Whatever stops a run: it is printed once, by `main`.
-type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let run = if std::env::args_os().len() == 1 { selfcheck::run() } else { measure(&Options::parse()) };
@@ -62,9 +55,16 @@ fn measure(options: &Options) -> Result<bool, Failure> {
         return Ok(true);
     }
     options.check()?;
-    let room = machine::Room::new(&options.dir)?;
+    let room = machine::Room::new(&options.dir, "bench-http-")?;
     let mut report = Report::new();
-    machine::describe(options, &room, &mut report);
+    machine::describe("http", &room, &mut report);
+    if options.wants_load() {
+        report.line(&format!(
+            "Load: closed loop from one thread on the same cores, {} keys at random, values of {} bytes; \
+             median of {} rounds of {} s.",
+            options.keys, options.value_bytes, options.rounds, options.seconds
+        ));
+    }
     if options.wants_physical() {
         physical::measure(options, &room, &mut report)?;
     }

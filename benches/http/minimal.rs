@@ -3,7 +3,7 @@
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 
-use crate::Failure;
+use crate::shared::Failure;
 
 /// Serves on a free port of loopback until it is killed.
 pub fn serve() -> Result<(), Failure> {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::Failure;
+use crate::shared::Failure;
+use crate::shared::request::Operation;
 
 /// Measures one node over HTTP, beside the limits of the machine, Redis and etcd.
 #[derive(Parser)]
@@ -77,13 +78,6 @@ pub enum Kind {
     Actix,
     Redis,
     Etcd,
-}
-
-/// What is asked of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Operation {
-    Put,
-    Get,
 }
 
 impl Kind {

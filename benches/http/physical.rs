@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use dynarust::storage::sync_calls;
 
-use crate::Failure;
-use crate::histogram::Histogram;
-use crate::machine::{self, Room};
 use crate::options::Options;
-use crate::report::{Report, Table, median, rate_text, spread_text};
-use crate::request::{Random, key_text, value_text};
+use crate::shared::Failure;
+use crate::shared::histogram::Histogram;
+use crate::shared::machine::{self, Room};
+use crate::shared::report::{Report, Table, median, rate_text, spread_text};
+use crate::shared::request::{Random, key_text, value_text};
 use crate::ways::{Store, Way};
 
 /// Measures every limit once a round, and reports medians.

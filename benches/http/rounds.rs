@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::Failure;
-use crate::contestant::{Contestant, Sample};
-use crate::machine::{self, Room};
-use crate::options::{Kind, Operation, Options};
-use crate::report::{Report, Table, median, rate_text, spread_text};
+use crate::contestant::Contestant;
+use crate::options::{Kind, Options};
+use crate::shared::Failure;
+use crate::shared::machine::Room;
+use crate::shared::report::{Report, Table, median, rate_text, spread_text};
+use crate::shared::request::Operation;
+use crate::shared::sample::{CALM_CORES, Sample, calmest, disturbed, known};
 
 /// Measures and reports; `false` when any answer was wrong.
 pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bool, Failure> {
@@ -55,29 +57,6 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bo
     Ok(tell_failures(&kinds, &samples, report))
 }
 
-/// Measures again, a few times at most, while others were at work; keeps the calmest sample, and every failure.
-fn calmest(quiet: u32, mut measure: impl FnMut() -> Result<Sample, Failure>) -> Result<Sample, Failure> {
-    let mut best: Option<Sample> = None;
-    for _ in 0..if quiet > 0 { ATTEMPTS_MAX } else { 1 } {
-        machine::wait_for_quiet(quiet);
-        let mut sample = measure()?;
-        if let Some(mut last) = best.take() {
-            if last.others_cores < sample.others_cores {
-                std::mem::swap(&mut last, &mut sample);
-            }
-            for (what, count) in last.failures {
-                *sample.failures.entry(what).or_default() += count;
-            }
-        }
-        let calm = sample.others_cores.is_none_or(|cores| cores < CALM_CORES);
-        best = Some(sample);
-        if calm {
-            break;
-        }
-    }
-    best.ok_or_else(|| "nothing was measured".into())
-}
-
 /// Operation (GET or not), connections, index of the contestant: the order of the tables.
 type Place = (bool, usize, usize);
 
@@ -121,10 +100,6 @@ fn table(
             let Some(samples) = at(index) else { continue };
             let rates: Vec<f64> = samples.iter().map(|s| s.rate).collect();
             let middle = |field: fn(&Sample) -> f64| median(samples.iter().map(field));
-            let known = |field: fn(&Sample) -> Option<f64>| {
-                let known: Vec<f64> = samples.iter().filter_map(field).collect();
-                if known.is_empty() { None } else { Some(median(known)) }
-            };
             let own = median(rates.iter().copied());
             let most = samples.iter().map(|s| s.max_ms).fold(0.0, f64::max);
             let disturbed =
@@ -137,19 +112,15 @@ fn table(
                 rate_text(own),
                 spread_text(&rates),
                 format!("{:.2}/{:.2}/{most:.0}", middle(|s| s.p50_ms), middle(|s| s.p99_ms)),
-                known(|s| s.server_cpu_us).map_or("-".to_owned(), |us| format!("{us:.1}")),
-                known(|s| s.generator_cpu).map_or("-".to_owned(), |share| format!("{:.0} %", share * 100.0)),
-                known(|s| s.others_cores).map_or("-".to_owned(), |cores| format!("{cores:.1}")),
+                known(samples, |s| s.server_cpu_us).map_or("-".to_owned(), |us| format!("{us:.1}")),
+                known(samples, |s| s.generator_cpu)
+                    .map_or("-".to_owned(), |share| format!("{:.0} %", share * 100.0)),
+                known(samples, |s| s.others_cores).map_or("-".to_owned(), |cores| format!("{cores:.1}")),
                 ratio.map_or("-".to_owned(), |ratio| format!("{mark}{ratio:.2} x")),
             ]);
         }
     }
     table
-}
-
-/// Whether others were at work in so many of the samples that their median tells of them.
-fn disturbed(samples: &[Sample]) -> bool {
-    median(samples.iter().filter_map(|sample| sample.others_cores)) >= CALM_CORES
 }
 
 /// Names every failure; `true` when there was none.
@@ -170,7 +141,3 @@ fn tell_failures(kinds: &[Kind], samples: &BTreeMap<Place, Vec<Sample>>, report:
     }
     clean
 }
-
-/// Others may use this much of a core before a measurement counts as disturbed; the kernel's own disk work is among them.
-const CALM_CORES: f64 = 0.3;
-const ATTEMPTS_MAX: usize = 3;

@@ -6,15 +6,14 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Failure;
-use crate::child::Server;
-use crate::connection::{Head, parse_head};
-use crate::histogram::Histogram;
-use crate::load::{self, Outcome, Plan, Until};
 use crate::minimal;
-use crate::options::Operation;
-use crate::report::{median, rate_text};
-use crate::request::{Random, Request};
+use crate::shared::Failure;
+use crate::shared::child::Server;
+use crate::shared::connection::{Head, parse_head};
+use crate::shared::histogram::Histogram;
+use crate::shared::load::{self, Outcome, Plan, Until};
+use crate::shared::report::{median, rate_text};
+use crate::shared::request::{Operation, Random, Request};
 
 /// Panics at the first instrument that is off.
 pub fn run() -> Result<bool, Failure> {

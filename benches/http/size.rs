@@ -1,11 +1,11 @@
 //! What a store costs when it is large: memory and disk with all keys in it, the time until it serves again after
 //! SIGKILL, and the disk after many overwrites of few keys.
 
-use crate::Failure;
 use crate::contestant::Contestant;
-use crate::machine::{self, Room};
 use crate::options::{Kind, Options};
-use crate::report::{Report, Table, median, rate_text};
+use crate::shared::Failure;
+use crate::shared::machine::{self, Room};
+use crate::shared::report::{Report, Table, median, rate_text};
 
 /// Measures and reports; `false` is never returned, since a store that answers wrongly while it is filled is an error.
 pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bool, Failure> {

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use sled::transaction::{ConflictableTransactionError, Transactional};
 use sled::{Batch, Db, Tree};
 
-use crate::Failure;
-use crate::request::{Random, key_text};
+use crate::shared::Failure;
+use crate::shared::request::{Random, key_text};
 
 /// How the rows of a commit get into sled.
 #[derive(Clone, Copy)]

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::Failure;
-use crate::options::Options;
-use crate::report::Report;
+use super::Failure;
+use super::report::Report;
 
 /// A directory on a real disk, gone at the end of the run.
 pub struct Room {
@@ -19,7 +18,7 @@ pub struct Room {
 }
 
 impl Room {
-    pub fn new(parent: &Path) -> Result<Room, Failure> {
+    pub fn new(parent: &Path, prefix: &str) -> Result<Room, Failure> {
         fs::create_dir_all(parent).map_err(|e| format!("{}: {e}", parent.display()))?;
         let parent = parent.canonicalize()?;
         let file_system = file_system(&parent);
@@ -27,7 +26,7 @@ impl Room {
             let parent = parent.display();
             return Err(format!("{parent} is in memory ({file_system}): name a disk with --dir").into());
         }
-        let dir = tempfile::Builder::new().prefix("bench-http-").tempdir_in(&parent)?;
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(&parent)?;
         Ok(Room { dir, file_system })
     }
 
@@ -38,10 +37,10 @@ impl Room {
 }
 
 /// Says on what, when and how it was measured.
-pub fn describe(options: &Options, room: &Room, report: &mut Report) {
+pub fn describe(bench: &str, room: &Room, report: &mut Report) {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let dashes = if arguments.is_empty() { "" } else { " -- " };
-    report.line(&format!("Command: `cargo bench --bench http{dashes}{}`", arguments.join(" ")));
+    report.line(&format!("Command: `cargo bench --bench {bench}{dashes}{}`", arguments.join(" ")));
     report.line("");
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let memory =
@@ -55,13 +54,6 @@ pub fn describe(options: &Options, room: &Room, report: &mut Report) {
         kernel.trim(),
         room.file_system
     ));
-    if options.wants_load() {
-        report.line(&format!(
-            "Load: closed loop from one thread on the same cores, {} keys at random, values of {} bytes; \
-             median of {} rounds of {} s.",
-            options.keys, options.value_bytes, options.rounds, options.seconds
-        ));
-    }
 }
 
 /// Processor time of the calling thread so far.
@@ -126,6 +118,15 @@ pub fn disk_mib(dir: &Path) -> f64 {
         own + entries.flatten().map(|entry| blocks(&entry.path())).sum::<u64>()
     }
     blocks(dir) as f64 * 512.0 / f64::from(1 << 20)
+}
+
+/// Bytes and packets that have gone over loopback so far.
+pub fn loopback() -> Result<(u64, u64), Failure> {
+    let text = fs::read_to_string("/proc/net/dev")?;
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
+    let mut fields = line.unwrap_or_default().split_whitespace().map_while(|n| n.parse().ok());
+    let counted = fields.next().zip(fields.next());
+    counted.ok_or_else(|| "/proc/net/dev does not tell of loopback".into())
 }
 
 /// Where a program is, when it is installed.

@@ -7,18 +7,31 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Failure;
-use crate::child::{Server, die_with_us, free_address};
-use crate::options::Operation;
-use crate::request::{Random, key_text, value_text};
+use super::Failure;
+use super::child::{Server, die_with_us, free_address};
+use super::request::{Operation, Random, key_text, redis_command, value_text};
 
 pub fn start(dir: &Path) -> Result<Server, Failure> {
+    start_as(dir, None)
+}
+
+/// Starts a server, or a replica of one; a replica is ready when it has everything and is kept up to date.
+pub fn start_as(dir: &Path, primary: Option<SocketAddr>) -> Result<Server, Failure> {
     let address = free_address()?;
     let mut command = Command::new("redis-server");
     command.args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--dir"]).arg(dir);
     command.args(["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxclients", "30000"]);
+    // A replica is served at once, as a node of ours is, and not after the default of five seconds.
+    command.args(["--repl-diskless-sync-delay", "0"]);
+    if let Some(primary) = primary {
+        command.args(["--replicaof", "127.0.0.1", &primary.port().to_string()]);
+    }
     Server::start_ready(&mut command, address, |address| {
-        ask(address, &["GET", &key_text(0)]).is_ok_and(|answer| answer.starts_with(b"$"))
+        let up = |answer: Vec<u8>| String::from_utf8_lossy(&answer).contains("master_link_status:up");
+        match primary {
+            None => ask(address, &["GET", &key_text(0)]).is_ok_and(|answer| answer.starts_with(b"$")),
+            Some(_) => ask(address, &["INFO", "replication"]).is_ok_and(up),
+        }
     })
 }
 
@@ -103,7 +116,7 @@ fn set(
         let group = (writes - written).min(GROUP);
         let mut request = Vec::new();
         for index in written..written + group {
-            request.extend_from_slice(&command_bytes(&["SET", &key_text(key(index)), &value]));
+            request.extend_from_slice(&redis_command(&["SET", &key_text(key(index)), &value]));
         }
         stream.write_all(&request)?;
         let mut answer = vec![0; b"+OK\r\n".len() * group as usize];
@@ -119,8 +132,8 @@ fn set(
 /// One command, and the first bytes of its answer.
 fn ask(address: SocketAddr, command: &[&str]) -> Result<Vec<u8>, Failure> {
     let mut stream = connect(address)?;
-    stream.write_all(&command_bytes(command))?;
-    let mut answer = vec![0; 512];
+    stream.write_all(&redis_command(command))?;
+    let mut answer = vec![0; 4096];
     let length = stream.read(&mut answer)?;
     answer.truncate(length);
     Ok(answer)
@@ -131,14 +144,6 @@ fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.set_write_timeout(Some(Duration::from_secs(30)))?;
     Ok(stream)
-}
-
-fn command_bytes(words: &[&str]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
-    }
-    bytes
 }
 
 const BENCH_MAX: Duration = Duration::from_secs(3_700);

@@ -8,9 +8,21 @@ use std::time::Instant;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+/// How a whole answer is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answers {
+    /// HTTP/1.1 with a content-length.
+    Http,
+    /// So many lines of Redis: statuses, numbers, errors.
+    Lines(usize),
+    /// One value of Redis, or none.
+    Bulk,
+}
+
 /// A connection with at most one request under way.
 pub struct Connection {
     stream: TcpStream,
+    answers: Answers,
     /// What the socket did not take at once.
     unsent: Vec<u8>,
     /// An answer's head that came in pieces.
@@ -33,13 +45,18 @@ pub enum Progress {
 }
 
 impl Connection {
-    pub fn open(address: SocketAddr, registry: &Registry, token: Token) -> std::io::Result<Connection> {
+    pub fn open(
+        address: SocketAddr,
+        answers: Answers,
+        registry: &Registry,
+        token: Token,
+    ) -> std::io::Result<Connection> {
         let stream = std::net::TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Connection { stream, unsent: Vec::new(), head: Vec::new(), body: None, sent_at: None })
+        Ok(Connection { stream, answers, unsent: Vec::new(), head: Vec::new(), body: None, sent_at: None })
     }
 
     /// Starts a request; what does not fit into the socket goes out with `flush`.
@@ -94,6 +111,17 @@ impl Connection {
         if self.sent_at.is_none() {
             return Progress::Broken("bytes that nobody had asked for");
         }
+        if self.answers != Answers::Http {
+            self.head.extend_from_slice(fresh);
+            return match redis_answer(self.answers, &self.head) {
+                Ok(None) => Progress::Waiting,
+                Ok(Some(status)) => {
+                    self.head.clear();
+                    Progress::Answer(status)
+                }
+                Err(why) => Progress::Broken(why),
+            };
+        }
         if let Some((status, left)) = self.body {
             return self.take_body(status, left, fresh.len());
         }
@@ -134,6 +162,31 @@ impl Connection {
             return Progress::Waiting;
         }
         Progress::Answer(status)
+    }
+}
+
+/// The status of a whole answer of Redis in the words of HTTP; 202 when it waited for replicas and there were none.
+pub fn redis_answer(answers: Answers, bytes: &[u8]) -> Result<Option<u16>, &'static str> {
+    let lines = bytes.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\r\n"));
+    let whole = bytes.ends_with(b"\r\n");
+    let status = |line: &[u8]| match line {
+        [b'-', ..] => 500,
+        b":0\r\n" => 202,
+        b"$-1\r\n" => 404,
+        _ => 200,
+    };
+    let wanted = match (answers, bytes.first()) {
+        (Answers::Bulk, Some(b'$')) if !bytes.starts_with(b"$-1") => 2,
+        (Answers::Lines(lines), _) => lines,
+        _ => 1,
+    };
+    if bytes.first().is_some_and(|first| !matches!(first, b'+' | b'-' | b':' | b'$')) {
+        return Err("an answer that is not of Redis");
+    }
+    match lines.clone().count() {
+        count if count > wanted || (count == wanted && !whole) => Err("bytes that nobody had asked for"),
+        count if count == wanted => Ok(lines.map(status).max()),
+        _ => Ok(None),
     }
 }
 

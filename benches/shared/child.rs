@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::Failure;
+use super::Failure;
 
 /// A running server.
 pub struct Server {
@@ -38,15 +38,26 @@ impl Server {
         address: SocketAddr,
         ready: impl Fn(SocketAddr) -> bool,
     ) -> Result<Server, Failure> {
-        let (mut server, _) = Server::spawn(command, address)?;
+        let mut server = Server::launch(command, address)?;
+        server.until_ready(ready)?;
+        Ok(server)
+    }
+
+    /// Starts a program that was told to listen on `address`.
+    pub fn launch(command: &mut Command, address: SocketAddr) -> Result<Server, Failure> {
+        Ok(Server::spawn(command, address)?.0)
+    }
+
+    /// Waits until `ready` says so.
+    pub fn until_ready(&mut self, ready: impl Fn(SocketAddr) -> bool) -> Result<(), Failure> {
         let deadline = Instant::now() + START_MAX;
-        while !ready(address) {
-            if Instant::now() > deadline || server.child.try_wait()?.is_some() {
-                return Err(server.complaint("did not become ready"));
+        while !ready(self.address) {
+            if Instant::now() > deadline || self.child.try_wait()?.is_some() {
+                return Err(self.complaint("did not become ready"));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(server)
+        Ok(())
     }
 
     fn spawn(
@@ -80,6 +91,13 @@ impl Server {
         self.child.id()
     }
 
+    /// Holds the process as it is, or lets it go on.
+    pub fn hold(&self, held: bool) -> Result<(), Failure> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let signal = if held { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
     /// SIGKILL, and gone when this returns.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -110,7 +128,14 @@ pub fn die_with_us(command: &mut Command) {
 
 /// An address of loopback that nobody listens on right now.
 pub fn free_address() -> Result<SocketAddr, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    Ok(free_addresses(1)?[0])
+}
+
+/// So many of them, no two the same.
+pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, Failure> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    Ok(listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
 }
 
 const START_MAX: Duration = Duration::from_secs(120);

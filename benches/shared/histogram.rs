@@ -22,6 +22,13 @@ impl Histogram {
         self.max_ns = self.max_ns.max(ns);
     }
 
+    /// Takes the records of another one in.
+    pub fn add(&mut self, other: &Histogram) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(own, others)| *own += others);
+        self.total += other.total;
+        self.max_ns = self.max_ns.max(other.max_ns);
+    }
+
     pub fn total(&self) -> u64 {
         self.total
     }
