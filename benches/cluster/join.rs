@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use crate::client::Client;
 use crate::cluster::{Cluster, Kind, events};
 use crate::options::Options;
-use crate::paced::Paced;
+use crate::paced::{Paced, WRITERS};
 use crate::shared::Failure;
 use crate::shared::load::{self, Plan, Until};
 use crate::shared::machine::{self, Room};
@@ -51,7 +51,7 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bo
     let middle = |field: &dyn Fn(&Joined) -> f64| median(joined.iter().map(field));
     report.section("Join");
     report.line(&format!(
-        "A new node joins one that has {} keys with values of {} bytes and takes {} writes/s, over 4 connections.",
+        "A new node joins one that has {} keys with values of {} bytes and takes {} writes/s, over {WRITERS} connections.",
         rate_text(options.scale_keys as f64),
         options.value_bytes,
         rate_text(options.pace as f64)
@@ -59,7 +59,7 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bo
     report.line("");
     let mut table =
         Table::new(&["writes to the other node", "before, ms", "while the new one joins, ms", "times"]);
-    for (name, at) in [("median", 0), ("p99", 1), ("max", 2)] {
+    for (name, at) in [("median", 0), ("p99", 1), ("max, median of rounds", 2)] {
         let (before, during) = (middle(&|j| j.before[at]), middle(&|j| j.during[at]));
         table.row(vec![
             name.to_owned(),

@@ -91,4 +91,5 @@ fn write(
 
 /// Before, and during.
 pub const PHASES: usize = 2;
-const WRITERS: u64 = 4;
+/// As many connections, so that one slow answer does not make the pace one that can't be kept.
+pub const WRITERS: u64 = 16;
