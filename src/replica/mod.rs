@@ -14,6 +14,7 @@
 //! Called by the committer (`storage/`) and by the simulation (`tests/sim/`).
 
 mod clock;
+mod courier;
 mod digest;
 mod dot;
 mod entry;
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use clock::{Clock, Hlc};
+pub use courier::{Courier, Told};
 pub use digest::Digest;
 pub use dot::{Dot, NodeId, NotAName, Token};
 pub use entry::{Entry, Value, Version};

@@ -1,0 +1,136 @@
+//! What a shipper remembers of its member from one message to the next, and what follows from it.
+//!
+//! Pure like the rest of this room: it sends nothing and reads no clock (`now_ms` is any clock that never goes back). The
+//! shipper (`network/shipper.rs`) and the simulation (`tests/sim/`) carry out what it decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::dot::NodeId;
+use super::frame::{Bound, Sweep};
+use super::vector::VersionVector;
+use crate::limits::RELAY_AFTER_MS;
+
+/// What is known of one member's progress.
+#[derive(Clone, Debug)]
+pub struct Courier {
+    peer: NodeId,
+    /// What the member has said that it has; `None` until it has answered.
+    have: Option<VersionVector>,
+    /// Where a sweep of it stands: what it has at the end, and the last key that was sent.
+    sweep: Option<(VersionVector, Bound)>,
+    lacks: Lacks,
+}
+
+/// What an answer tells, beside what the member has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// It has less than it had said before it was asked: it was set back.
+    pub fell_back: bool,
+    /// It has got further, or is on its way: asking again at once is not in vain.
+    pub progress: bool,
+}
+
+impl Courier {
+    /// Nothing is known of this member yet.
+    pub fn new(peer: NodeId) -> Courier {
+        Courier { peer, have: None, sweep: None, lacks: Lacks::default() }
+    }
+
+    /// From where, and of which origins, the next frame tells. `me` has published `vv`, and the member has `said` something
+    /// by its own messages.
+    pub fn wants(
+        &mut self,
+        me: NodeId,
+        vv: &VersionVector,
+        said: Option<&VersionVector>,
+        now_ms: u64,
+    ) -> (VersionVector, BTreeSet<NodeId>) {
+        // Who has not answered yet is asked, with a frame that holds nothing.
+        let mut have = self.have.clone().unwrap_or_else(|| vv.clone());
+        // It may have told more by its own messages: what all have told is forgotten, and must not look like a lack.
+        if let Some(said) = said {
+            have.join(said);
+        }
+        let mut origins = self.lacks.relayed(vv, &have, [me, self.peer], now_ms);
+        origins.insert(me);
+        (have, origins)
+    }
+
+    /// The member lacks more than the log has: from now on it is sent everything up to `target`.
+    pub fn begin_sweep(&mut self, target: VersionVector) {
+        self.sweep = Some((target, None));
+    }
+
+    /// The sweep that is under way: its target, and after which key the next piece begins.
+    pub fn sweeping(&self) -> Option<&(VersionVector, Bound)> {
+        self.sweep.as_ref()
+    }
+
+    /// This piece is on its way; the next one follows it.
+    pub fn sent(&mut self, piece: &Sweep) {
+        self.sweep = piece.through.clone().map(|through| (piece.target.clone(), Some(through)));
+    }
+
+    /// The member has answered; `said` is what it had said before it was asked.
+    pub fn answered(&mut self, vv: &VersionVector, said: &VersionVector) -> Told {
+        let fell_back = !vv.covers_all(said);
+        if fell_back {
+            self.sweep = None;
+        }
+        let progress = self.sweep.is_some() || self.have.as_ref() != Some(vv);
+        self.have = Some(vv.clone());
+        Told { fell_back, progress }
+    }
+
+    /// It did not work. It may be another process by now, with less: it is asked anew, and a sweep begins anew.
+    pub fn failed(&mut self) {
+        self.have = None;
+        self.sweep = None;
+    }
+
+    /// Does the member lack something of `vv` at all?
+    pub fn behind(&self, vv: &VersionVector) -> bool {
+        !self.have.as_ref().is_some_and(|have| have.covers_all(vv))
+    }
+
+    /// Does the member lack something that it is our affair to send now?
+    pub fn lagging(&self, me: NodeId, vv: &VersionVector) -> bool {
+        let have = self.have.clone().unwrap_or_default();
+        self.sweep.is_some() || have.get(me) < vv.get(me) || self.lacks.relays(&have)
+    }
+}
+
+/// What a member lacks of other origins, and since when.
+#[derive(Clone, Debug, Default)]
+struct Lacks {
+    /// By origin: what the member had of it, and when that was first seen.
+    since: BTreeMap<NodeId, (u64, u64)>,
+    /// Origins whose events we send, until the member has this much of them.
+    goals: BTreeMap<NodeId, u64>,
+}
+
+impl Lacks {
+    /// The origins whose events we send now.
+    fn relayed(
+        &mut self,
+        vv: &VersionVector,
+        have: &VersionVector,
+        not: [NodeId; 2],
+        now_ms: u64,
+    ) -> BTreeSet<NodeId> {
+        self.goals.retain(|origin, goal| have.get(*origin) < *goal);
+        self.since.retain(|origin, (had, _)| have.get(*origin) == *had && *had < vv.get(*origin));
+        for dot in vv.iter().filter(|dot| !not.contains(&dot.origin) && !have.covers(*dot)) {
+            let (_, since) = self.since.entry(dot.origin).or_insert((have.get(dot.origin), now_ms));
+            if now_ms.saturating_sub(*since) >= RELAY_AFTER_MS {
+                self.goals.insert(dot.origin, dot.seq);
+            }
+        }
+        self.goals.keys().copied().collect()
+    }
+
+    /// Is there more of them to send?
+    fn relays(&self, have: &VersionVector) -> bool {
+        self.goals.iter().any(|(origin, goal)| have.get(*origin) < *goal)
+    }
+}
