@@ -20,10 +20,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::apply::Applier;
+use super::audience::Audience;
 use super::disk::{Disk, Room};
 use super::durable;
 use super::error::{Error, Rejection};
-use super::heard::Said;
+use super::pass::Pass;
 use super::recover::Found;
 use super::request::{Action, Parcel, Request, Written};
 use super::trees::{Trees, change_key, meta, read_expiry_key, read_row};
@@ -34,7 +35,7 @@ use crate::limits::{
     EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS, FORGET_PER_COMMIT_MAX, SIBLINGS_MAX,
 };
 use crate::replica::{
-    Bound, Dot, Entry, Kind, NodeId, Place, Replaces, Replica, Token, Trees as _, Unit, Value, Version,
+    Dot, Entry, Kind, NodeId, Place, Replaces, Replica, Token, Trees as _, Unit, Value, Version,
     VersionVector, Write,
 };
 
@@ -117,8 +118,6 @@ pub struct Committer {
     shared: Arc<Shared>,
     watchdog: Watchdog,
     now_ms: fn() -> u64,
-    /// A member away for longer does not hold forgetting back.
-    forget_after_ms: u64,
     /// Taken from the inbox and not yet performed.
     batch: VecDeque<Asked>,
     /// The unit that is being made.
@@ -131,8 +130,8 @@ pub struct Committer {
     look_ms: Option<u64>,
     /// Forgetting that no row of the log refers to.
     pass: Pass,
-    /// Members that have been away for longer than forgetting waits for.
-    lapsed: BTreeSet<NodeId>,
+    /// Whom forgetting waits for.
+    audience: Audience,
 }
 
 impl Committer {
@@ -155,24 +154,20 @@ impl Committer {
             shared,
             watchdog,
             now_ms: settings.now_ms,
-            forget_after_ms: settings.forget_after.as_millis() as u64,
             batch: VecDeque::new(),
             unit: Unit::new(),
             discarded: 0,
             commit: 1,
             look_ms: Some(0),
             pass: Pass::default(),
-            lapsed: BTreeSet::new(),
+            audience: Audience::new(settings.forget_after.as_millis() as u64),
         }
     }
 
     /// Works until it is told to stop, and everything that was taken is answered.
     pub fn run(mut self) {
+        // What an earlier run had still to forget stands nowhere: who was a member then is new to this one.
         or_end(self.admit());
-        if self.replica.peers().next().is_some() {
-            // What an earlier run had still to forget stands nowhere.
-            self.pass.ask(self.replica.vv());
-        }
         let mut stop = false;
         while !(stop && self.batch.is_empty()) {
             stop = stop || self.gather();
@@ -228,7 +223,9 @@ impl Committer {
         let now_ms = (self.now_ms)();
         self.disk.look()?;
         let before = self.replica.vv().clone();
-        self.listen(now_ms);
+        if self.audience.listen(&mut self.replica, &self.shared.heard, now_ms) {
+            self.pass.ask(self.replica.vv());
+        }
         self.forget()?;
         let looks = self.look_ms.is_some_and(|at| at <= now_ms);
         let due = if looks { self.expire(now_ms)? } else { Due::Later };
@@ -303,38 +300,10 @@ impl Committer {
     /// Forgetting waits for whoever is a member now.
     fn admit(&mut self) -> Result<(), Error> {
         let members: BTreeSet<NodeId> = self.trees.members()?.into_iter().collect();
-        let gone: Vec<NodeId> = self.replica.peers().filter(|peer| !members.contains(peer)).collect();
-        gone.into_iter().for_each(|peer| self.replica.dismiss(peer));
-        self.lapsed.retain(|peer| members.contains(peer));
-        members.iter().filter(|peer| !self.lapsed.contains(peer)).for_each(|peer| self.replica.admit(*peer));
-        self.shared.heard.keep(&members, (self.now_ms)());
-        Ok(())
-    }
-
-    /// What the members have said that they have; who has said nothing for too long is not waited for.
-    fn listen(&mut self, now_ms: u64) {
-        let Some(heard) = self.shared.heard.news(now_ms) else { return };
-        let me = self.replica.me();
-        for (peer, Said { vv, at_ms, fell_back }) in heard.into_iter().filter(|(peer, _)| *peer != me) {
-            if fell_back {
-                self.replica.dismiss(peer);
-                self.replica.admit(peer);
-            }
-            let lapsed = now_ms.saturating_sub(at_ms) > self.forget_after_ms;
-            match (lapsed, self.lapsed.contains(&peer)) {
-                (true, false) => {
-                    log::warn!("member {peer} has been away for so long that forgetting goes on without it");
-                    self.replica.dismiss(peer);
-                    self.lapsed.insert(peer);
-                }
-                (false, true) => {
-                    self.lapsed.remove(&peer);
-                    self.replica.admit(peer);
-                }
-                _ => {}
-            }
-            self.replica.acknowledge(peer, &vv);
+        if self.audience.follow(&members, &mut self.replica, &self.shared.heard, (self.now_ms)()) {
+            self.pass.ask(self.replica.vv());
         }
+        Ok(())
     }
 
     /// Lets go of what every member has seen: a share of it in each commit.
@@ -513,44 +482,6 @@ impl Committer {
         let next = self.trees.expiry.iter().next().transpose()?;
         let next = next.map(|(row, _)| read_expiry_key(&row).map(|(at, ..)| at)).transpose()?;
         Ok(next.map(|at| at.max(now_ms + EXPIRY_PAUSE_MS)))
-    }
-}
-
-/// Forgetting that walks all keys, since what waits to be forgotten stands in no row of the log.
-#[derive(Default)]
-struct Pass {
-    /// It may begin when every member has this.
-    asked: Option<VersionVector>,
-    /// Is it on its way?
-    begun: bool,
-    /// How far it has come.
-    after: Bound,
-}
-
-impl Pass {
-    /// There is something to forget once every member has this.
-    fn ask(&mut self, vv: &VersionVector) {
-        self.asked.get_or_insert_default().join(vv);
-    }
-
-    /// Is there a step to do?
-    fn begins(&mut self, stable: impl Fn(&VersionVector) -> bool) -> bool {
-        if !self.begun && self.asked.as_ref().is_some_and(stable) {
-            *self = Pass { asked: None, begun: true, after: None };
-        }
-        self.begun
-    }
-
-    fn under_way(&self) -> bool {
-        self.begun
-    }
-
-    fn waits(&self) -> bool {
-        self.asked.is_some()
-    }
-
-    fn end(&mut self) {
-        self.begun = false;
     }
 }
 

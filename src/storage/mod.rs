@@ -10,6 +10,7 @@
 //! 3. an error of sled ends the process: nothing is served from memory that is ahead of the disk.
 
 mod apply;
+mod audience;
 mod changes;
 mod codec;
 mod committer;
@@ -21,6 +22,7 @@ mod exchange;
 mod feed;
 mod heard;
 mod migrate;
+mod pass;
 mod progress;
 mod recover;
 mod request;
@@ -39,10 +41,13 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+pub use audience::Audience;
+pub use changes::{Changes, Kept};
 pub use directory::{FORMAT, Tenant, tenant};
 pub use durable::{end_process, sync_calls};
 pub use error::{Error, Rejection};
-pub use heard::Said;
+pub use heard::{Heard, Said};
+pub use pass::Pass;
 pub use request::{Action, Condition, Parcel, Request, Tags, Written};
 pub use shipping::Next;
 pub use siblings::Conflicts;
@@ -58,7 +63,6 @@ use crate::replica::{
 };
 use committer::{Committer, Message};
 use disk::Disk;
-use heard::Heard;
 use trees::Trees;
 
 /// How a store is opened; values are valid.
