@@ -1,138 +1,305 @@
-//! One node of the simulation: a real replica over trees in memory, and what must hold of it at every moment.
+//! One machine of the simulation and the process on it: the real rules, wired as the committer and the network wire them.
+//!
+//! A process holds in memory what the real one holds there, and loses it when it ends. What is written here repeats the
+//! order of `storage/committer.rs`: listen, forget, do what was asked, write it down, publish.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 
+use dynarust::limits::CLOCK_AHEAD_MS_MAX;
 use dynarust::replica::{
-    Bound, Change, Dot, Entry, Held, Kind, NodeId, Replaces, Replica, Totals, Trees, Unit, Value,
+    Bounds, Courier, Dot, Frame, Hlc, Kind, NodeId, Place, Replaces, Replica, Sweep, Trees, Unit, Value,
     VersionVector, Write,
 };
+use dynarust::storage::{Audience, Changes, Heard, Pass};
 
-/// The trees of one node, in memory.
-#[derive(Default, Clone)]
-pub struct Memory {
-    pub entries: BTreeMap<Vec<u8>, Entry>,
-    pub log: BTreeMap<Dot, Vec<u8>>,
-    /// Of each origin the log has everything after this.
-    pub start: VersionVector,
-}
+use crate::disk::Disk;
 
-impl Trees for Memory {
-    type Error = Infallible;
+/// A member that has said nothing for so long holds forgetting back no more.
+const FORGET_AFTER_MS: u64 = 90_000;
 
-    fn entry(&self, _: Kind, key: &[u8]) -> Result<Entry, Infallible> {
-        Ok(self.entries.get(key).cloned().unwrap_or_default())
-    }
-
-    fn changes(&self, origin: NodeId, after: u64, through: u64) -> Result<Vec<Change>, Infallible> {
-        assert!(after >= self.start.get(origin), "the log of {origin} does not reach back to {after}");
-        let rows = self.log.range(Dot::new(origin, after + 1)..=Dot::new(origin, through));
-        let change =
-            |(dot, key): (&Dot, &Vec<u8>)| Change { seq: dot.seq, kind: Kind::Data, key: key.clone() };
-        Ok(rows.map(change).collect())
-    }
-
-    fn entries_after(&self, after: Option<&(Kind, Vec<u8>)>, limit: usize) -> Result<Vec<Held>, Infallible> {
-        let beyond = |key: &Vec<u8>| after.is_none_or(|(_, after)| key > after);
-        let held = self.entries.iter().filter(|(key, _)| beyond(key)).take(limit);
-        Ok(held.map(|(key, entry)| (Kind::Data, key.clone(), entry.clone())).collect())
-    }
-}
-
-/// A sweep of a peer, as its sender keeps it.
+/// What goes from one node to another.
 #[derive(Clone)]
-pub struct Sweeping {
-    pub target: VersionVector,
-    pub after: Bound,
+pub enum Mail {
+    Frame(Frame),
+    Sweep(Sweep),
 }
 
-#[derive(Clone)]
-pub struct Node {
+impl Mail {
+    pub fn sender(&self) -> NodeId {
+        match self {
+            Mail::Frame(frame) => frame.sender,
+            Mail::Sweep(sweep) => sweep.sender,
+        }
+    }
+
+    pub fn vv(&self) -> &VersionVector {
+        match self {
+            Mail::Frame(frame) => &frame.vv,
+            Mail::Sweep(sweep) => &sweep.vv,
+        }
+    }
+}
+
+/// One shipper.
+pub struct Line {
+    pub courier: Courier,
+    /// The message that has no answer yet, since when, and what the member had said before it was asked.
+    pub waits: Option<(u64, u64, VersionVector)>,
+}
+
+/// What a process holds in memory.
+pub struct Process {
     pub replica: Replica,
-    pub trees: Memory,
-    pub sweeps: BTreeMap<NodeId, Sweeping>,
+    pub heard: Heard,
+    audience: Audience,
+    changes: Changes,
+    pub pass: Pass,
+    pub lines: BTreeMap<NodeId, Line>,
+    /// The id under which it wrote before it was found to be set back.
+    pub former: Option<NodeId>,
+    /// Who took it in.
+    pub sponsor: Option<(usize, NodeId)>,
+    /// The event by which it leaves, once it was asked to.
+    pub leaving: Option<Dot>,
+    /// Who is sweeping it, and when that one last sent a piece.
+    pub sweeper: Option<(NodeId, u64)>,
+    /// What was published before the last commit: a reader may have looked just before it.
+    earlier: (VersionVector, VersionVector),
+}
+
+impl Process {
+    /// Forgetting waits for whoever is a member now.
+    fn follow(&mut self, members: &BTreeSet<NodeId>, now_ms: u64) {
+        if self.audience.follow(members, &mut self.replica, &self.heard, now_ms) {
+            self.pass.ask(self.replica.vv());
+        }
+    }
+}
+
+/// A machine.
+pub struct Node {
+    pub disk: Disk,
+    /// A copy of the disk as it once was.
+    pub backup: Option<Disk>,
+    /// How far its clock is off.
+    pub skew_ms: i64,
+    /// How many events its log keeps for nobody, and for a member that lacks them.
+    log: (usize, usize),
+    /// Not there when it is switched off.
+    pub process: Option<Process>,
+    /// It has met the members that it knows, and takes writes and messages.
+    pub serves: bool,
+    /// It never comes back.
+    pub gone: bool,
 }
 
 impl Node {
-    pub fn new(id: u64) -> Node {
-        Node { replica: Replica::new(NodeId(id)), trees: Memory::default(), sweeps: BTreeMap::new() }
+    pub fn new(disk: Disk, skew_ms: i64, log: (usize, usize)) -> Node {
+        Node { disk, backup: None, skew_ms, log, process: None, serves: false, gone: false }
     }
 
-    /// Writes and says which event that is.
-    pub fn write(&mut self, key: &[u8], replaces: Replaces, lives: bool, now_ms: u64) -> Dot {
-        let mut unit = Unit::new();
-        let Ok(place) = unit.load(Kind::Data, key, &self.trees);
-        let value = lives.then(|| (Value::Inline(now_ms.to_be_bytes().to_vec()), None));
-        let dot = self.replica.write(&mut unit, place, Write { replaces, value }, now_ms);
-        self.commit(unit);
-        dot
+    pub fn me(&self) -> NodeId {
+        self.disk.me
     }
 
-    /// Stores what a unit changes, as the vault does it.
-    pub fn commit(&mut self, unit: Unit) {
-        self.replica.count(&unit);
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("it runs")
+    }
+
+    /// A new process reads what the last one left.
+    pub fn start(&mut self, now_ms: u64) {
+        let mut process = Process {
+            replica: self.disk.replica(),
+            heard: Heard::new(now_ms),
+            audience: Audience::new(FORGET_AFTER_MS),
+            changes: self.disk.changes(self.log.0, self.log.1),
+            pass: Pass::default(),
+            lines: BTreeMap::new(),
+            former: None,
+            sponsor: None,
+            leaving: None,
+            sweeper: None,
+            earlier: (self.disk.vv.clone(), self.disk.floor.clone()),
+        };
+        process.follow(&self.disk.members(), now_ms);
+        self.process = Some(process);
+    }
+
+    pub fn stop(&mut self) {
+        self.process = None;
+        self.serves = false;
+    }
+
+    /// From now on it has another id.
+    pub fn rename(&mut self, id: NodeId, now_ms: u64) {
+        let old = std::mem::replace(&mut self.disk.me, id);
+        let members = self.disk.members();
+        let process = self.process();
+        process.replica.rename(id);
+        process.former = Some(old);
+        process.follow(&members, now_ms);
+    }
+
+    /// Makes the unit of one commit: what the committer does by itself, and then what it was asked to.
+    pub fn make<T>(
+        &mut self,
+        now_ms: u64,
+        asked: impl FnOnce(&mut Replica, &mut Unit, &Disk) -> T,
+    ) -> (Unit, T) {
+        let disk = &self.disk;
+        let process = self.process.as_mut().expect("it runs");
+        let (mut unit, replica) = (Unit::new(), &mut process.replica);
+        if process.audience.listen(replica, &process.heard, now_ms) {
+            process.pass.ask(replica.vv());
+        }
+        while let Some(row) = process.changes.ripe(replica) {
+            for (_, kind, key) in &disk.log[&row.first].events {
+                let Ok(place) = unit.load(*kind, key, disk);
+                replica.forget(&mut unit, place);
+            }
+        }
+        if process.pass.begins(|vv| vv.iter().all(|dot| replica.stable(dot))) {
+            let Ok(held) = disk.entries_after(process.pass.after.as_ref(), usize::MAX);
+            for (kind, key, _) in held.iter().filter(|(.., entry)| entry.leftover()) {
+                let Ok(place) = unit.load(*kind, key, disk);
+                replica.forget(&mut unit, place);
+            }
+            process.pass.end();
+        }
+        let done = asked(replica, &mut unit, disk);
+        (unit, done)
+    }
+
+    /// Puts a unit on the disk, and publishes it.
+    pub fn seal(&mut self, unit: Unit, now_ms: u64) {
+        if unit.is_empty() {
+            return;
+        }
+        let (disk, process) = (&mut self.disk, self.process.as_mut().expect("it runs"));
+        process.earlier = (disk.vv.clone(), disk.floor.clone());
+        let mut gone = Vec::new();
         for dot in unit.jumped().iter() {
-            self.trees.log.retain(|old, _| old.origin != dot.origin);
-            self.trees.start.raise(dot);
+            gone.extend(process.changes.cut(dot.origin));
         }
-        for (origin, stretch) in unit.stretches() {
-            for &(seq, place) in &stretch.events {
-                self.trees.log.insert(Dot::new(origin, seq), unit.at(place).key.clone());
-            }
-        }
+        let (trimmed, unforgotten) = process.changes.trim(&mut process.replica);
+        gone.extend(trimmed);
+        gone.iter().for_each(|first| drop(disk.log.remove(first)));
+        disk.write_rows(&unit, |_| true).into_iter().for_each(|row| process.changes.push(row));
+        process.replica.count(&unit);
+        let roster = unit.changes().any(|touch| touch.kind == Kind::Membership);
         for touch in unit.into_changes() {
-            if touch.entry.is_gone() {
-                self.trees.entries.remove(&touch.key);
+            let fresh = touch.fresh().map(|version| version.hlc);
+            let sane = fresh.filter(|hlc| hlc.ms() <= now_ms + CLOCK_AHEAD_MS_MAX);
+            disk.latest = sane.fold(disk.latest, Hlc::max);
+            disk.put(touch.kind, touch.key, touch.entry);
+        }
+        let replica = &process.replica;
+        (disk.vv, disk.floor) = (replica.vv().clone(), replica.floor().clone());
+        (disk.clock, disk.totals) = (replica.clock(), *replica.totals());
+        if unforgotten {
+            process.pass.ask(&disk.vv);
+        }
+        if roster {
+            process.follow(&disk.members(), now_ms);
+        }
+        self.disk.check();
+    }
+
+    /// A commit in which nobody asks for anything.
+    pub fn tick(&mut self, now_ms: u64) {
+        let (unit, ()) = self.make(now_ms, |_, _, _| ());
+        self.seal(unit, now_ms);
+    }
+
+    /// The unit of a write, and which event it is.
+    pub fn write(
+        &mut self,
+        (kind, key): (Kind, &[u8]),
+        replaces: Replaces,
+        lives: bool,
+        now_ms: u64,
+    ) -> (Unit, Place, Dot) {
+        let latest = self.disk.latest;
+        let value = lives.then(|| (Value::Inline(now_ms.to_be_bytes().to_vec()), None));
+        let (unit, (place, dot)) = self.make(now_ms, |replica, unit, disk| {
+            let Ok(place) = unit.load(kind, key, disk);
+            (place, replica.write(unit, place, Write { replaces, value }, now_ms))
+        });
+        for version in unit.at(place).entry.versions().iter().filter(|version| version.dot == dot) {
+            assert!(version.hlc > latest, "a write is stamped before what its node had taken in");
+        }
+        (unit, place, dot)
+    }
+
+    /// What the shipper to `peer` sends now. It may have looked at what was published just before the last commit.
+    pub fn mail(&mut self, peer: NodeId, bounds: Bounds, early: bool, now_ms: u64) -> Mail {
+        let (disk, process) = (&self.disk, self.process.as_mut().expect("it runs"));
+        let said = process.heard.all().remove(&peer).map(|said| said.vv);
+        let line = process.lines.get_mut(&peer).expect("a shipper");
+        let (vv, floor) = match early {
+            true => process.earlier.clone(),
+            false => (disk.vv.clone(), disk.floor.clone()),
+        };
+        let reader = Replica::resume(disk.me, vv, floor, disk.clock, disk.totals);
+        if line.courier.sweeping().is_none() {
+            let (have, origins) = line.courier.wants(disk.me, reader.vv(), said.as_ref(), now_ms);
+            if reader.must_sweep(&have) {
+                line.courier.begin_sweep(reader.vv().clone());
             } else {
-                self.trees.entries.insert(touch.key, touch.entry);
+                let Ok(frame) = reader.frame(&have, bounds, |origin| origins.contains(&origin), disk);
+                // What it has read may have been forgotten meanwhile.
+                match disk.replica().must_sweep(&have) {
+                    false => return Mail::Frame(frame),
+                    true => line.courier.begin_sweep(disk.vv.clone()),
+                }
             }
         }
+        let (target, after) = line.courier.sweeping().cloned().expect("begun above");
+        // What is published never goes back.
+        let reader = if reader.vv().covers_all(&target) { reader } else { disk.replica() };
+        let Ok(piece) = reader.sweep(target, after, bounds, disk);
+        line.courier.sent(&piece);
+        Mail::Sweep(piece)
     }
 
-    /// Begins anew with what the last commit left.
-    pub fn restart(&mut self) {
-        let old = &self.replica;
-        let (vv, floor) = (old.vv().clone(), old.floor().clone());
-        self.replica = Replica::resume(old.me(), vv, floor, old.clock(), *old.totals());
-        self.sweeps.clear();
-    }
-
-    /// Forgets whatever may be forgotten.
-    pub fn forget(&mut self) {
-        let mut unit = Unit::new();
-        for key in self.trees.entries.keys() {
-            let Ok(place) = unit.load(Kind::Data, key, &self.trees);
-            self.replica.forget(&mut unit, place);
+    /// One shipper for each other member, none for anybody else.
+    pub fn follow(&mut self) {
+        let (me, members) = (self.me(), self.disk.members());
+        let lines = &mut self.process().lines;
+        lines.retain(|peer, _| members.contains(peer));
+        for peer in members.into_iter().filter(|peer| *peer != me) {
+            lines.entry(peer).or_insert_with(|| Line { courier: Courier::new(peer), waits: None });
         }
-        self.commit(unit);
     }
 
-    /// Cuts the log of an origin down to what comes after this event.
-    pub fn trim(&mut self, through: Dot) {
-        self.replica.trim(through);
-        self.trees.log.retain(|dot, _| dot.origin != through.origin || dot.seq > through.seq);
-        self.trees.start.raise(through);
+    /// The other members.
+    pub fn others(&self) -> BTreeSet<NodeId> {
+        let mut members = self.disk.members();
+        members.remove(&self.me());
+        members
     }
 
-    /// The invariants that hold at every moment at every node.
-    pub fn check(&self) {
-        let mut totals = Totals::default();
-        for (key, entry) in &self.trees.entries {
-            totals.add(Kind::Data, key, entry.dots());
-            for dot in entry.dots() {
-                assert!(entry.context().covers(dot), "{dot} lives outside of its context");
+    /// Takes in what has come, in one commit that is not written yet.
+    pub fn take(&mut self, mails: &[Mail], now_ms: u64) -> Unit {
+        let (unit, swept) = self.make(now_ms, |replica, unit, disk| {
+            let mut swept = false;
+            for mail in mails {
+                match mail {
+                    Mail::Frame(frame) => {
+                        let Ok(()) = replica.receive(frame, unit, disk, now_ms);
+                    }
+                    Mail::Sweep(sweep) => {
+                        let Ok(_) = replica.take_sweep(sweep, unit, disk, now_ms);
+                        swept |= sweep.through.is_none();
+                    }
+                }
             }
+            swept
+        });
+        if swept {
+            let process = self.process();
+            process.pass.ask(process.replica.vv());
         }
-        assert_eq!(totals, *self.replica.totals(), "counts and digest");
-        assert!(self.replica.floor().covers_all(&self.trees.start), "what left the log is below the floor");
-        for Dot { origin, seq } in self.replica.vv().iter() {
-            let start = self.trees.start.get(origin);
-            let rows = self.trees.log.range(Dot::new(origin, 0)..=Dot::new(origin, u64::MAX));
-            assert!(rows.map(|(dot, _)| dot.seq).eq(start + 1..=seq), "the log of {origin} is broken");
-        }
-    }
-
-    pub fn live(&self, key: &[u8]) -> BTreeSet<Dot> {
-        self.trees.entries.get(key).map(|entry| entry.dots().collect()).unwrap_or_default()
+        unit
     }
 }

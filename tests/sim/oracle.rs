@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dynarust::replica::Dot;
+use dynarust::replica::{Dot, Kind, NodeId};
 
 #[derive(Default)]
 pub struct Oracle {
@@ -11,28 +11,62 @@ pub struct Oracle {
 }
 
 struct Event {
+    kind: Kind,
     key: Vec<u8>,
     lives: bool,
     past: BTreeSet<Dot>,
+    /// All disks that had it are gone. What was sent of it may still arrive.
+    lost: bool,
 }
 
 impl Oracle {
     /// An event that took the place of `replaced`.
-    pub fn happened(&mut self, dot: Dot, key: &[u8], lives: bool, replaced: &[Dot]) {
+    pub fn happened(&mut self, dot: Dot, (kind, key): (Kind, &[u8]), lives: bool, replaced: &[Dot]) {
         let mut past = BTreeSet::new();
         for gone in replaced {
             past.insert(*gone);
-            past.extend(&self.events[gone].past);
+            past.extend(self.events.get(gone).iter().flat_map(|event| &event.past));
         }
-        let twice = self.events.insert(dot, Event { key: key.to_vec(), lives, past });
-        assert!(twice.is_none(), "one name for two events: {dot}");
+        let event = Event { kind, key: key.to_vec(), lives, past, lost: false };
+        assert!(self.events.insert(dot, event).is_none(), "one name for two events: {dot}");
     }
 
-    /// What must live under this key once everybody knows everything.
-    pub fn live(&self, key: &[u8]) -> BTreeSet<Dot> {
-        let here = || self.events.iter().filter(|(_, event)| event.key == key);
-        let dead: BTreeSet<Dot> = here().flat_map(|(_, event)| event.past.iter().copied()).collect();
-        here().filter(|(dot, event)| event.lives && !dead.contains(dot)).map(|(dot, _)| *dot).collect()
+    /// Disks are gone: `known` says whether another one still tells of an event.
+    pub fn lose(&mut self, known: impl Fn(Dot, Kind, &[u8]) -> bool) {
+        for (dot, event) in &mut self.events {
+            event.lost |= !known(*dot, event.kind, &event.key);
+        }
+    }
+
+    /// Nobody has ever heard of what this node did after `seq`: it does something else under these names.
+    pub fn undo(&mut self, origin: NodeId, seq: u64) {
+        self.events.retain(|dot, _| dot.origin != origin || dot.seq <= seq);
+    }
+
+    /// Holds what lives under a key against what must live there once everybody knows everything.
+    pub fn judge(&self, kind: Kind, key: &[u8], live: &BTreeSet<Dot>) {
+        let here = || self.events.iter().filter(|(_, event)| event.kind == kind && event.key == key);
+        let past = |lost: bool| -> BTreeSet<Dot> {
+            here().filter(|(_, event)| event.lost == lost).flat_map(|(_, event)| event.past.clone()).collect()
+        };
+        let (dead, doubtful) = (past(false), past(true));
+        for (dot, event) in here().filter(|(_, event)| event.lives) {
+            let lives = live.contains(dot);
+            assert!(!lives || !dead.contains(dot), "{dot} of {} is back", key.escape_ascii());
+            let must = !event.lost && !dead.contains(dot) && !doubtful.contains(dot);
+            assert!(lives || !must, "{dot} of {} is lost", key.escape_ascii());
+            let over = event.past.intersection(live).next();
+            assert!(!lives || over.is_none(), "{dot} had seen {over:?}: a false conflict");
+        }
+        for dot in live {
+            let real = self.events.get(dot).is_some_and(|event| event.lives && event.key == key);
+            assert!(real, "{dot} of {} never happened", key.escape_ascii());
+        }
+    }
+
+    /// The keys that any event was of.
+    pub fn keys(&self) -> BTreeSet<(Kind, Vec<u8>)> {
+        self.events.values().map(|event| (event.kind, event.key.clone())).collect()
     }
 
     pub fn writes(&self) -> usize {

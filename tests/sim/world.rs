@@ -1,375 +1,300 @@
-//! A cluster of real replicas over trees in memory, and a network that loses, repeats and reorders.
-//!
-//! The schedule follows the executable model of the design: writes, deletes, writes with causality tokens, frames,
-//! forgetting, joins, evictions, returns of stale members. At the end everybody is back and talks until nothing is
-//! left to say.
+//! Machines, the network between them, and what happened: everything that a schedule acts upon, and the acts themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use dynarust::replica::{Bounds, Dot, Frame, NodeId, Replaces, Sweep, Token, Unit, VersionVector};
+use dynarust::limits::PEER_ANSWER_MS;
+use dynarust::replica::{Bounds, Dot, Kind, NodeId, Replaces, Token, Unit, VersionVector};
 
-use crate::node::{Node, Sweeping};
+use crate::disk::Disk;
+use crate::network::{Body, Letter, Network, Refusal};
+use crate::node::{Line, Mail, Node};
 use crate::oracle::Oracle;
-
-/// What travels from node to node.
-#[derive(Clone)]
-enum Mail {
-    Frame(Frame),
-    Sweep(Sweep),
-}
-
-impl Mail {
-    fn sender(&self) -> NodeId {
-        match self {
-            Mail::Frame(frame) => frame.sender,
-            Mail::Sweep(sweep) => sweep.sender,
-        }
-    }
-}
-
-/// Numbers from a seed (SplitMix64: Steele et al., 2014).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len() as u64) as usize]
-    }
-}
+use crate::random::Random;
 
 pub struct World {
-    random: Random,
-    nodes: BTreeMap<NodeId, Node>,
-    active: BTreeSet<NodeId>,
-    evicted: BTreeSet<NodeId>,
-    keys: Vec<Vec<u8>>,
-    tokens: Vec<(Vec<u8>, Token)>,
-    wire: Vec<(NodeId, Mail)>,
-    oracle: Oracle,
-    now_ms: u64,
+    pub random: Random,
+    pub machines: Vec<Node>,
+    /// At which machine a node is reached; ids are never used twice.
+    pub homes: BTreeMap<NodeId, usize>,
+    pub keys: Vec<Vec<u8>>,
+    /// What clients have read.
+    pub tokens: Vec<((Kind, Vec<u8>), Token)>,
+    pub network: Network,
+    pub oracle: Oracle,
+    pub now_ms: u64,
+    pub letters: u64,
+    pub counts: Counts,
+    /// No more faults.
+    pub peace: bool,
 }
 
-/// What a schedule left.
-pub struct End {
-    pub writes: usize,
-    pub siblings: usize,
+/// How often the rare things happened: a simulation that never does them proves nothing.
+#[derive(Default, Clone, Copy)]
+pub struct Counts {
+    pub joins: u64,
+    pub leaves: u64,
+    pub evictions: u64,
+    pub returns: u64,
+    pub crashes: u64,
+    pub torn: u64,
+    pub partitions: u64,
+    pub restored: u64,
+    pub renamed: u64,
+    pub wiped: u64,
+    pub fell_back: u64,
+    pub sweeps: u64,
+    pub stranded: u64,
+}
+
+impl Counts {
+    pub fn all(&mut self) -> [(&'static str, &mut u64); 13] {
+        [
+            ("joins", &mut self.joins),
+            ("leaves", &mut self.leaves),
+            ("evictions", &mut self.evictions),
+            ("returns", &mut self.returns),
+            ("crashes", &mut self.crashes),
+            ("torn commits", &mut self.torn),
+            ("partitions", &mut self.partitions),
+            ("restored backups", &mut self.restored),
+            ("new ids after them", &mut self.renamed),
+            ("wiped disks", &mut self.wiped),
+            ("members found to hold less than they said", &mut self.fell_back),
+            ("sweeps", &mut self.sweeps),
+            (
+                "keys that can't be judged, since something came ahead of its turn from a lost disk",
+                &mut self.stranded,
+            ),
+        ]
+    }
 }
 
 impl World {
-    pub fn run(seed: u64) -> End {
-        let mut random = Random(seed);
-        let keys = *random.pick(&[1, 2, 4]);
-        let steps = *random.pick(&[40, 120, 300]);
-        let mut world = World {
-            random,
-            nodes: (1..=3).map(|id| (NodeId(id), Node::new(id))).collect(),
-            active: (1..=3).map(NodeId).collect(),
-            evicted: BTreeSet::new(),
-            keys: (0..keys).map(|i| format!("k{i}").into_bytes()).collect(),
-            tokens: Vec::new(),
-            wire: Vec::new(),
-            oracle: Oracle::default(),
-            now_ms: 1_000_000,
-        };
-        world.settle_rosters();
-        for _ in 0..steps {
-            world.step();
-        }
-        world.quiesce();
-        world.verdict()
+    /// What the clock of a machine shows.
+    pub fn now(&self, at: usize) -> u64 {
+        self.now_ms.saturating_add_signed(self.machines[at].skew_ms)
     }
 
-    fn step(&mut self) {
-        let everybody: Vec<NodeId> = self.active.union(&self.evicted).copied().collect();
-        let id = *self.random.pick(&everybody);
-        self.now_ms += self.random.below(50);
-        match self.random.below(1000) {
-            0..300 => self.write(id),
-            300..360 => {
-                let key = self.random.pick(&self.keys).clone();
-                let token = Token::new(self.nodes[&id].live(&key).into_iter().collect());
-                self.tokens.push((key, token));
+    /// The machines that take writes and messages.
+    pub fn serving(&self) -> Vec<usize> {
+        (0..self.machines.len()).filter(|at| self.machines[*at].serves).collect()
+    }
+
+    pub fn new_id(&mut self, at: usize) -> NodeId {
+        // Not in the order of birth: the order of ids must not matter.
+        let id = loop {
+            let id = NodeId(1 + self.random.below(1_000));
+            if !self.homes.contains_key(&id) {
+                break id;
             }
-            360..720 => self.send(id, &everybody),
-            720..920 => self.deliver(),
-            920..940 => self.node(id).forget(),
-            940..960 => self.trim(id),
-            960..975 => self.join(id),
-            975..985 => self.evict(),
-            985..992 => self.comes_back(),
-            992..996 => self.restarts(id),
-            _ => self.settle_rosters(),
-        }
-        self.nodes[&id].check();
-    }
-
-    fn node(&mut self, id: NodeId) -> &mut Node {
-        self.nodes.get_mut(&id).expect("a node of this world")
-    }
-
-    fn write(&mut self, id: NodeId) {
-        let key = self.random.pick(&self.keys).clone();
-        let held = self.nodes[&id].live(&key);
-        let mine: Vec<Token> =
-            self.tokens.iter().filter(|(k, _)| *k == key).map(|(_, t)| t.clone()).collect();
-        let mut replaces = Replaces::All;
-        if !mine.is_empty() && self.random.chance(20) {
-            let token = self.random.pick(&mine).clone();
-            if held.iter().any(|&dot| token.names(dot)) {
-                replaces = Replaces::Named(token);
-            }
-        }
-        let replaced: Vec<Dot> = match &replaces {
-            Replaces::All => held.into_iter().collect(),
-            Replaces::Named(token) => held.into_iter().filter(|&dot| token.names(dot)).collect(),
         };
-        let lives = !self.random.chance(30);
-        // Every node has a clock of its own, minutes off.
-        let now_ms = self.now_ms + id.0 * 100_000;
-        let dot = self.node(id).write(&key, replaces, lives, now_ms);
-        self.oracle.happened(dot, &key, lives, &replaced);
+        self.homes.insert(id, at);
+        id
     }
 
-    /// The log must not grow for ever, whoever still lacks what leaves it.
-    fn trim(&mut self, id: NodeId) {
-        let vv: Vec<Dot> = self.nodes[&id].replica.vv().iter().collect();
-        if !vv.is_empty() {
-            let Dot { origin, seq } = *self.random.pick(&vv);
-            let through = self.random.below(seq + 1);
-            self.node(id).trim(Dot::new(origin, through));
+    pub fn new_machine(&mut self, belongs: bool) -> usize {
+        let at = self.machines.len();
+        let id = self.new_id(at);
+        let skew_ms = self.random.below(600_000) as i64 - 300_000;
+        let kept = *self.random.pick(&[0, 2, 10]);
+        let log = (kept, kept + *self.random.pick(&[2, 10, 100]));
+        self.machines.push(Node::new(Disk::new(id, belongs), skew_ms, log));
+        at
+    }
+
+    /// A client writes, or the node itself does; `false` when the power goes before it is answered.
+    pub fn write(&mut self, at: usize, name: (Kind, &[u8]), replaces: Replaces, lives: bool) -> bool {
+        let now_ms = self.now(at);
+        let torn = !self.peace && self.random.chance(2);
+        let node = &mut self.machines[at];
+        let (unit, place, dot) = node.write(name, replaces, lives, now_ms);
+        let touch = unit.at(place);
+        let replaced: Vec<Dot> = touch.gone.iter().map(|version| version.dot).collect();
+        if !torn {
+            self.oracle.happened(dot, name, lives, &replaced);
+            node.seal(unit, now_ms);
+            return true;
         }
+        if self.tear(at, unit, Some((name.0, name.1.to_vec()))) {
+            self.oracle.happened(dot, name, lives, &replaced);
+        }
+        false
     }
 
-    fn send(&mut self, from: NodeId, everybody: &[NodeId]) {
-        let to = *self.random.pick(everybody);
-        if to == from || self.evicted.contains(&from) || self.evicted.contains(&to) {
+    /// The power goes in the middle of a commit. Did this key's entry come?
+    fn tear(&mut self, at: usize, unit: Unit, name: Option<(Kind, Vec<u8>)>) -> bool {
+        self.counts.torn += 1;
+        let touches: Vec<(Kind, Vec<u8>)> = unit.changes().map(|t| (t.kind, t.key.clone())).collect();
+        let node = &mut self.machines[at];
+        node.stop();
+        if self.random.chance(30) {
+            return false; // nothing of it has come
+        }
+        let entries = self.random.below(touches.len() as u64 + 1) as usize;
+        node.disk.tear(unit, entries);
+        node.disk.check();
+        name.is_some_and(|name| touches[..entries].contains(&name))
+    }
+
+    /// The shipper from one machine to a member says what is to be said.
+    pub fn ship(&mut self, from: usize, to: NodeId, bounds: Bounds, early: bool) {
+        let now_ms = self.now_ms;
+        let node = &mut self.machines[from];
+        if !node.serves || !node.disk.belongs {
             return;
         }
-        let limit = *self.random.pick(&[1, 3, 100]);
-        let own_only = self.random.chance(50);
-        let mut have = self.nodes[&from].replica.acknowledged(to).cloned().unwrap_or_default();
-        if self.random.chance(15) && !self.nodes[&from].replica.must_sweep(&have) {
-            // It does not wait for the answer to the last frame, and one may get lost.
-            let origin = *self.random.pick(everybody);
-            have.raise(Dot::new(origin, have.get(origin) + 1 + self.random.below(3)));
+        let Some(line) = node.process().lines.get_mut(&to) else { return };
+        if let Some((_, since_ms, _)) = &line.waits {
+            if now_ms < since_ms + PEER_ANSWER_MS {
+                return;
+            }
+            line.courier.failed();
         }
-        let mail = self.mail(from, to, &have, limit, own_only);
-        if let Mail::Sweep(Sweep { through: Some(through), .. }) = &mail
-            && self.random.chance(40)
-            && let Some(sweeping) = self.node(from).sweeps.get_mut(&to)
-        {
-            sweeping.after = Some(through.clone());
-        }
-        self.wire.push((to, mail));
+        let was = line.courier.sweeping().is_some();
+        let mail = node.mail(to, bounds, early, now_ms);
+        let said = node.process().heard.all().remove(&to).unwrap_or_default().vv;
+        self.letters += 1;
+        let line = node.process().lines.get_mut(&to).expect("it is there");
+        line.waits = Some((self.letters, now_ms, said));
+        self.counts.sweeps += u64::from(!was && matches!(mail, Mail::Sweep(_)));
+        let home = self.homes[&to];
+        self.network.post(Letter { from, to: home, number: self.letters, body: Body::Ask(to, mail) });
     }
 
-    /// What a shipper would send now to a peer that has `have`.
-    fn mail(&mut self, from: NodeId, to: NodeId, have: &VersionVector, limit: u64, own_only: bool) -> Mail {
-        // Now and then a few bytes end it as well.
-        let bytes = if self.random.chance(20) { 60 } else { usize::MAX };
-        let bounds = Bounds { count: limit, bytes };
-        let node = self.node(from);
-        if !node.replica.must_sweep(have) {
-            let Ok(frame) = node.replica.frame(have, bounds, |o| !own_only || o == from, &node.trees);
-            return Mail::Frame(frame);
+    /// Something that is under way arrives, if anything does.
+    pub fn deliver(&mut self) {
+        let Some(letter) = self.network.arrive(&mut self.random) else { return };
+        let to = letter.to;
+        if !matches!(letter.body, Body::Ask(..)) {
+            return self.hear(letter);
         }
-        let start = Sweeping { target: node.replica.vv().clone(), after: None };
-        let Sweeping { target, after } = node.sweeps.entry(to).or_insert(start).clone();
-        let Ok(sweep) = node.replica.sweep(target, after, bounds, &node.trees);
-        Mail::Sweep(sweep)
-    }
-
-    fn deliver(&mut self) {
-        if self.wire.is_empty() {
-            return;
-        }
-        let i = self.random.below(self.wire.len() as u64) as usize;
-        let (to, mail) = self.wire[i].clone();
-        let fate = self.random.below(100);
-        if fate < 85 {
-            self.wire.remove(i); // else it is delivered again later
-        }
-        if fate < 10 || self.evicted.contains(&to) || self.evicted.contains(&mail.sender()) {
-            return; // lost
-        }
-        let mut mails = vec![mail];
+        let mut letters = vec![letter];
         // What waits for the same node goes into the same commit.
         while self.random.chance(25)
-            && let Some(more) = self
-                .wire
-                .iter()
-                .position(|(other, mail)| *other == to && !self.evicted.contains(&mail.sender()))
+            && let Some(more) = self.network.arrives_too(to)
         {
-            mails.push(self.wire.remove(more).1);
+            letters.push(more);
         }
-        self.exchange(to, &mails, 80);
+        let torn = !self.peace && self.random.chance(2);
+        for answer in self.exchange(to, letters, torn) {
+            // Often the answer is there at once; else it is on its way like everything.
+            match self.random.chance(70) && !self.network.is_cut(answer.from, answer.to) {
+                true => self.hear(answer),
+                false => self.network.post(answer),
+            }
+        }
     }
 
-    /// One commit at `to`, and the answers to those who sent, unless they get lost.
-    fn exchange(&mut self, to: NodeId, mails: &[Mail], answered_percent: u64) {
-        let now_ms = self.now_ms;
-        let node = self.node(to);
-        let mut unit = Unit::new();
-        let mut taken = Vec::new();
-        for mail in mails {
-            let Ok(next) = match mail {
-                Mail::Frame(frame) => {
-                    node.replica.receive(frame, &mut unit, &node.trees, now_ms).map(|()| true)
+    /// Questions arrive at a machine and are taken in by one commit; the answers.
+    pub fn exchange(&mut self, to: usize, letters: Vec<Letter>, torn: bool) -> Vec<Letter> {
+        let now_ms = self.now(to);
+        let (mut taken, mut answers) = (Vec::new(), Vec::new());
+        for letter in letters {
+            if !self.machines[to].serves {
+                return Vec::new(); // nobody is there
+            }
+            let Letter { from, number, body: Body::Ask(whom, mail), .. } = letter else { continue };
+            let answer = |body| Letter { from: to, to: from, number, body };
+            match self.admits(to, whom, &mail) {
+                Ok(()) => {}
+                Err(Some(refusal)) => {
+                    answers.push(answer(Body::Refused(refusal)));
+                    continue;
                 }
-                Mail::Sweep(sweep) => node.replica.take_sweep(sweep, &mut unit, &node.trees, now_ms),
-            };
-            taken.push(next);
+                Err(None) => return Vec::new(), // it has ended itself
+            }
+            let node = &mut self.machines[to];
+            let (me, vv) = (node.me(), node.disk.vv.clone());
+            if let Mail::Frame(frame) = &mail {
+                frame.check().expect("a frame is well formed");
+                node.process().heard.say(frame.sender, &frame.vv, now_ms);
+                if frame.ranges.is_empty() {
+                    answers.push(answer(Body::Have(me, vv)));
+                    continue;
+                }
+            } else if let Mail::Sweep(sweep) = &mail {
+                sweep.check().expect("a sweep is well formed");
+                let last = sweep.through.is_none();
+                if !one_sweeper(&mut node.process().sweeper, sweep.sender, last, self.now_ms) {
+                    answers.push(answer(Body::Refused(Refusal::Other)));
+                    continue;
+                }
+            }
+            answers.push(answer(Body::Have(me, VersionVector::new())));
+            taken.push(mail);
         }
-        node.commit(unit);
-        node.check();
-        for (mail, next) in mails.iter().zip(taken) {
-            if self.random.chance(answered_percent) {
-                self.answer(to, mail, next);
+        if taken.is_empty() {
+            return answers;
+        }
+        let unit = self.machines[to].take(&taken, now_ms);
+        if torn && !unit.is_empty() {
+            self.tear(to, unit, None);
+            return Vec::new();
+        }
+        self.machines[to].seal(unit, now_ms);
+        for answer in &mut answers {
+            if let Body::Have(_, vv) = &mut answer.body {
+                *vv = self.machines[to].disk.vv.clone();
             }
         }
+        answers
     }
 
-    /// The sender hears what `to` has now.
-    fn answer(&mut self, to: NodeId, mail: &Mail, next: bool) {
-        let vv = self.nodes[&to].replica.vv().clone();
-        let sender = self.node(mail.sender());
-        sender.replica.acknowledge(to, &vv);
-        if let Mail::Sweep(sweep) = mail
-            && let Some(sweeping) = sender.sweeps.get_mut(&to)
-            && sweeping.target == sweep.target
-        {
-            match &sweep.through {
-                _ if !next => drop(sender.sweeps.remove(&to)),
-                None => drop(sender.sweeps.remove(&to)),
-                through if sweeping.after == sweep.after => sweeping.after = through.clone(),
-                _ => {}
-            }
+    /// May this be taken in? As `network/routes.rs` decides it; `None` when the node finds that it was itself set back.
+    pub fn admits(&mut self, at: usize, whom: NodeId, mail: &Mail) -> Result<(), Option<Refusal>> {
+        let (from, its_vv) = (mail.sender(), mail.vv());
+        let node = &mut self.machines[at];
+        let me = node.me();
+        if whom != me || !node.disk.belongs {
+            return Err(Some(Refusal::Other));
         }
+        let others = node.others();
+        if !others.is_empty() && !others.contains(&from) {
+            return Err(Some(Refusal::Stranger));
+        }
+        if its_vv.get(from) < node.disk.vv.get(from) {
+            return Err(Some(Refusal::RolledBack(node.disk.vv.get(from))));
+        }
+        if its_vv.get(me) > node.disk.vv.get(me) {
+            node.stop();
+            return Err(None);
+        }
+        Ok(())
     }
 
-    fn join(&mut self, sponsor: NodeId) {
-        if self.nodes.len() >= 7 || !self.active.contains(&sponsor) {
+    /// An answer is there.
+    pub fn hear(&mut self, letter: Letter) {
+        let now_ms = self.now(letter.to);
+        let node = &mut self.machines[letter.to];
+        if !node.serves {
             return;
         }
-        let id = NodeId(self.nodes.len() as u64 + 1);
-        let mut new = Node::new(id.0);
-        for member in self.active.iter().copied() {
-            new.replica.admit(member);
-        }
-        self.nodes.insert(id, new);
-        self.node(sponsor).replica.admit(id);
-        self.active.insert(id);
-    }
-
-    fn evict(&mut self) {
-        if self.active.len() <= 2 {
-            return;
-        }
-        let victim = *self.random.pick(&self.active.iter().copied().collect::<Vec<_>>());
-        self.active.remove(&victim);
-        self.evicted.insert(victim);
-        self.wire.retain(|(to, mail)| *to != victim && mail.sender() != victim);
-        for member in self.active.clone() {
-            self.node(member).replica.dismiss(victim);
-        }
-    }
-
-    /// An evicted member returns with all its old state; the others learn of it sooner or later.
-    fn comes_back(&mut self) {
-        let Some(&id) = self.evicted.iter().next() else { return };
-        self.evicted.remove(&id);
-        self.active.insert(id);
-        let (all, active) = (self.nodes.keys().copied().collect::<Vec<_>>(), self.active.clone());
-        let replica = &mut self.node(id).replica;
-        all.into_iter().for_each(|member| replica.dismiss(member));
-        active.into_iter().for_each(|member| replica.admit(member));
-    }
-
-    /// What is in memory only is lost: who has what, and how far sweeps are.
-    fn restarts(&mut self, id: NodeId) {
-        let active = self.active.clone();
-        let node = self.node(id);
-        node.restart();
-        active.into_iter().for_each(|member| node.replica.admit(member));
-    }
-
-    fn settle_rosters(&mut self) {
-        for id in self.active.clone() {
-            for member in self.active.clone() {
-                self.node(id).replica.admit(member);
-            }
-        }
-    }
-
-    fn quiesce(&mut self) {
-        let back = std::mem::take(&mut self.evicted);
-        self.active.extend(back);
-        self.settle_rosters();
-        let ids: Vec<NodeId> = self.active.iter().copied().collect();
-        for _ in 0..60 {
-            for &from in &ids {
-                for &to in ids.iter().filter(|&&to| to != from) {
-                    let vv = self.nodes[&to].replica.vv().clone();
-                    self.node(from).replica.acknowledge(to, &vv);
-                    let mail = self.mail(from, to, &vv, 1_000, false);
-                    self.exchange(to, &[mail], 100);
+        let (me, vv) = (node.me(), node.disk.vv.clone());
+        let process = node.process();
+        let waiting =
+            |line: &&mut Line| line.waits.as_ref().is_some_and(|(number, ..)| *number == letter.number);
+        let Some(line) = process.lines.values_mut().find(waiting) else { return };
+        let (_, _, said) = line.waits.take().expect("it waits");
+        match letter.body {
+            Body::Have(from, theirs) => {
+                let told = line.courier.answered(&theirs, &said);
+                if told.fell_back {
+                    self.counts.fell_back += 1;
+                    process.heard.fell_back(from, &theirs);
                 }
-                if self.random.chance(50) {
-                    self.node(from).forget();
-                }
+                process.heard.say(from, &theirs, now_ms);
             }
-            if self.settled() {
-                break;
-            }
-        }
-        for _ in 0..2 {
-            ids.iter().for_each(|&id| self.node(id).forget());
+            Body::Refused(Refusal::RolledBack(seq)) if seq > vv.get(me) => node.stop(),
+            _ => line.courier.failed(),
         }
     }
+}
 
-    fn settled(&self) -> bool {
-        let mut vectors = self.nodes.values().map(|node| node.replica.vv());
-        let first = vectors.next().expect("a node");
-        vectors.all(|vv| vv == first)
-            && self.nodes.values().all(|node| {
-                let others = self.nodes.keys().filter(|&&id| id != node.replica.me());
-                others.into_iter().all(|&id| node.replica.acknowledged(id) == Some(first))
-            })
+/// One sweep at a time: several would bring the same.
+fn one_sweeper(sweeper: &mut Option<(NodeId, u64)>, from: NodeId, last: bool, now_ms: u64) -> bool {
+    if sweeper.is_some_and(|(other, since)| other != from && now_ms < since + PEER_ANSWER_MS) {
+        return false;
     }
-
-    fn verdict(&self) -> End {
-        assert!(self.settled(), "they never came to an end");
-        let first = self.nodes.values().next().expect("a node");
-        let mut siblings = 0;
-        for key in &self.keys {
-            let want = self.oracle.live(key);
-            siblings += usize::from(want.len() > 1);
-            for node in self.nodes.values() {
-                assert_eq!(node.live(key), want, "{:?} at {}", key, node.replica.me());
-                let winner = |node: &Node| node.trees.entries.get(key).and_then(|e| e.dots().next());
-                assert_eq!(winner(node), winner(first), "one winner everywhere");
-            }
-        }
-        for node in self.nodes.values() {
-            node.check();
-            assert_eq!(node.replica.totals(), first.replica.totals(), "equal vectors, equal digests");
-            for entry in node.trees.entries.values() {
-                assert!(!entry.versions().is_empty(), "no leftovers of deletes");
-                let needed = |dot: Dot| entry.dots().any(|live| live.origin == dot.origin);
-                assert!(entry.context().iter().all(needed), "no leftovers of writes");
-            }
-        }
-        End { writes: self.oracle.writes(), siblings }
-    }
+    *sweeper = (!last).then_some((from, now_ms));
+    true
 }

@@ -1,0 +1,267 @@
+//! Who belongs: starting, meeting, joining, leaving, eviction, and machines that come back with less than they had.
+//!
+//! Membership is data (`Kind::Membership`), and travels like all data. What is done here repeats `network/join.rs`,
+//! `network/keeper.rs` and `Network::leave`. Two things are assumed of who sets a disk back, and said in
+//! `docs/replication.md`: nothing of the machine's former life is still under way, and it does not serve before it has met
+//! somebody who knows what it has lost, if there is anybody.
+
+use std::collections::BTreeSet;
+
+use dynarust::replica::{Dot, Frame, Kind, NodeId, Replaces, VersionVector};
+
+use crate::disk::Disk;
+use crate::network::Refusal;
+use crate::node::Mail;
+use crate::world::World;
+
+fn record(id: NodeId) -> Vec<u8> {
+    id.0.to_be_bytes().to_vec()
+}
+
+impl World {
+    /// A process starts; `join` is whom the operator told it to join by. It serves at the end, or it is not there.
+    pub fn start(&mut self, at: usize, join: Option<usize>) {
+        let now_ms = self.now(at);
+        self.machines[at].start(now_ms);
+        let mut sponsors = self.meet(at);
+        if let Some(join) = join {
+            sponsors.insert(0, join);
+        }
+        let sponsor = sponsors.into_iter().find(|sponsor| self.ask_to_join(at, *sponsor));
+        if sponsor.is_some() {
+            // Who took it in may know what it lost; then it is to be taken in under its new id.
+            for home in self.meet(at) {
+                self.ask_to_join(at, home);
+            }
+        }
+        let belongs = self.machines[at].disk.belongs && (join.is_none() || sponsor.is_some());
+        // What it was set back by, somebody may still tell; until then it would write under names that are taken.
+        if !belongs || self.is_set_back(at) {
+            return self.machines[at].stop();
+        }
+        self.serve(at);
+        // Who knows others must know this one too, or takes it for a stranger. And who once removed it would not hear of
+        // its record again.
+        let node = &self.machines[at];
+        let fresh = node.disk.vv.iter().all(|dot| dot.origin == node.me());
+        if let Some((_, id)) = node.process.as_ref().and_then(|process| process.sponsor)
+            && !(fresh && node.others().is_empty())
+            && !node.others().contains(&id)
+        {
+            self.enter(at, id);
+        }
+    }
+
+    fn serve(&mut self, at: usize) {
+        let (me, seq) = (self.machines[at].me(), self.machines[at].disk.vv.get(self.machines[at].me()));
+        self.oracle.undo(me, seq);
+        self.tokens.retain(|(_, token)| !token.dots().iter().any(|dot| dot.origin == me && dot.seq > seq));
+        self.machines[at].serves = true;
+        self.introduce(at);
+        self.keep(at);
+    }
+
+    /// Does anybody know more of a node than it does itself?
+    fn is_set_back(&self, at: usize) -> bool {
+        let (me, seq) = (self.machines[at].me(), self.machines[at].disk.newest(self.machines[at].me()));
+        let others = (0..self.machines.len()).filter(|other| *other != at && !self.machines[*other].gone);
+        others.into_iter().any(|other| self.machines[other].disk.newest(me) > seq)
+            || self.network.tells_beyond(me, seq)
+    }
+
+    fn reaches(&self, from: usize, to: usize) -> bool {
+        from != to
+            && self.machines[to].serves
+            && !self.network.is_cut(from, to)
+            && !self.network.is_cut(to, from)
+    }
+
+    /// Asks the members that a node knows what they have of it. Comes back with those to whom it is a stranger.
+    fn meet(&mut self, at: usize) -> Vec<usize> {
+        let mut strangers = Vec::new();
+        if !self.machines[at].disk.belongs {
+            return strangers;
+        }
+        let mut known: BTreeSet<(usize, NodeId)> =
+            self.machines[at].others().into_iter().map(|peer| (self.homes[&peer], peer)).collect();
+        known.extend(self.machines[at].process().sponsor);
+        for (home, peer) in known {
+            if !self.reaches(at, home) {
+                continue;
+            }
+            let (me, vv) = (self.machines[at].me(), self.machines[at].disk.vv.clone());
+            let digest = self.machines[at].disk.totals.digest;
+            let (ranges, entries) = (Vec::new(), Vec::new());
+            let mail = Mail::Frame(Frame { sender: me, vv: vv.clone(), digest, ranges, entries });
+            let (its_now, my_now) = (self.now(home), self.now(at));
+            match self.admits(home, peer, &mail) {
+                Ok(()) => {
+                    self.machines[home].process().heard.say(me, &vv, its_now);
+                    let theirs = self.machines[home].disk.vv.clone();
+                    self.machines[at].process().heard.say(peer, &theirs, my_now);
+                }
+                Err(Some(Refusal::RolledBack(_))) => {
+                    let new = self.new_id(at);
+                    self.machines[at].rename(new, my_now);
+                    self.counts.renamed += 1;
+                    return vec![home];
+                }
+                Err(Some(Refusal::Stranger)) => strangers.push(home),
+                Err(_) => {}
+            }
+        }
+        strangers
+    }
+
+    /// Asks a member to be taken in.
+    fn ask_to_join(&mut self, at: usize, sponsor: usize) -> bool {
+        if !self.reaches(at, sponsor) || !self.machines[sponsor].disk.belongs {
+            return false;
+        }
+        let me = self.machines[at].me();
+        if !self.machines[sponsor].disk.members().contains(&me) && !self.enter(sponsor, me) {
+            return false;
+        }
+        self.keep(sponsor);
+        self.machines[at].disk.belongs = true;
+        self.machines[at].process().sponsor = Some((sponsor, self.machines[sponsor].me()));
+        true
+    }
+
+    /// Writes a member's record.
+    fn enter(&mut self, at: usize, id: NodeId) -> bool {
+        self.write(at, (Kind::Membership, &record(id)), Replaces::All, true)
+    }
+
+    /// A node's record says where it is reached, once.
+    fn introduce(&mut self, at: usize) {
+        let me = self.machines[at].me();
+        if self.machines[at].disk.live(Kind::Membership, &record(me)).len() != 1 {
+            self.enter(at, me);
+        }
+    }
+
+    /// A look at the roster: shippers follow it.
+    pub fn keep(&mut self, at: usize) {
+        if !self.machines[at].serves {
+            return;
+        }
+        let others = self.machines[at].others();
+        let former = self.machines[at].process().former.filter(|former| others.contains(former));
+        if let Some(former) = former
+            && !self.remove(at, former)
+        {
+            return;
+        }
+        self.machines[at].follow();
+        if self.machines[at].disk.members().contains(&self.machines[at].me()) {
+            self.introduce(at);
+        }
+        self.depart(at, false);
+    }
+
+    /// A member's record goes: it has left, or it is evicted.
+    fn remove(&mut self, at: usize, id: NodeId) -> bool {
+        self.write(at, (Kind::Membership, &record(id)), Replaces::All, false)
+    }
+
+    pub fn evict(&mut self, at: usize, id: NodeId) {
+        self.counts.evictions += 1;
+        self.remove(at, id);
+    }
+
+    /// A new machine, with nothing on it, joins.
+    pub fn join(&mut self, sponsor: usize) {
+        let at = self.new_machine(false);
+        self.counts.joins += 1;
+        self.start(at, Some(sponsor));
+    }
+
+    /// A node is asked to leave. It ends when somebody knows, or when it has waited long enough.
+    pub fn leave(&mut self, at: usize) {
+        let me = self.machines[at].me();
+        if self.machines[at].others().is_empty() || !self.remove(at, me) {
+            return;
+        }
+        self.counts.leaves += 1;
+        let last = Dot::new(me, self.machines[at].disk.vv.get(me));
+        self.machines[at].process().leaving = Some(last);
+    }
+
+    pub fn depart(&mut self, at: usize, late: bool) {
+        let node = &mut self.machines[at];
+        let Some(process) = &node.process else { return };
+        let Some(last) = process.leaving else { return };
+        let told = process.heard.all().values().any(|said| said.vv.covers(last));
+        if told || late {
+            node.disk.belongs = false;
+            node.stop();
+        }
+    }
+
+    pub fn crash(&mut self, at: usize) {
+        self.counts.crashes += u64::from(self.machines[at].serves);
+        self.machines[at].stop();
+    }
+
+    /// The disk becomes what it was when the copy was made.
+    pub fn restore(&mut self, at: usize) {
+        let Some(backup) = self.machines[at].backup.clone() else { return };
+        // Who holds a newer event of it only ahead of its vector can't tell; that gap is known (docs/replication.md).
+        let seq = backup.vv.get(backup.me);
+        let others = || self.machines.iter().enumerate().filter(|(i, node)| *i != at && !node.gone);
+        let known = others().map(|(_, node)| node.disk.newest(backup.me)).max().unwrap_or(0);
+        let told = others().map(|(_, node)| node.disk.vv.get(backup.me)).max().unwrap_or(0);
+        if known > seq && told <= seq {
+            return;
+        }
+        self.counts.restored += 1;
+        self.machines[at].stop();
+        self.machines[at].disk = backup;
+        self.network.hush(at);
+        self.lose();
+    }
+
+    /// The disk is replaced; the machine comes back as another node.
+    pub fn wipe(&mut self, at: usize) {
+        self.counts.wiped += 1;
+        let id = self.new_id(at);
+        self.machines[at].stop();
+        self.machines[at].disk = Disk::new(id, false);
+        self.machines[at].backup = None;
+        self.lose();
+    }
+
+    /// Some disk is gone: what no other tells of may be lost.
+    pub fn lose(&mut self) {
+        let disks: Vec<&Disk> =
+            self.machines.iter().filter(|node| !node.gone).map(|node| &node.disk).collect();
+        self.oracle.lose(|dot, kind, key| disks.iter().any(|disk| disk.knows(dot, kind, key)));
+    }
+
+    /// Members that are no node any more.
+    pub fn dead_members(&self, at: usize) -> Vec<NodeId> {
+        let members = self.machines[at].disk.members().into_iter();
+        let dead = |id: &NodeId| {
+            let home = &self.machines[self.homes[id]];
+            home.gone || home.me() != *id
+        };
+        members.filter(dead).collect()
+    }
+
+    /// What all nodes have, if all have the same and know it of each other.
+    pub fn settled(&mut self) -> bool {
+        let all: Vec<usize> = (0..self.machines.len()).filter(|at| !self.machines[*at].gone).collect();
+        let ids: BTreeSet<NodeId> = all.iter().map(|at| self.machines[*at].me()).collect();
+        let vv: VersionVector = self.machines[all[0]].disk.vv.clone();
+        all.iter().all(|at| {
+            let node = &self.machines[*at];
+            let heard = node.process.as_ref().map(|process| process.heard.all()).unwrap_or_default();
+            let says = |id: &&NodeId| heard.get(id).is_some_and(|said| said.vv == vv);
+            node.serves
+                && node.disk.vv == vv
+                && node.disk.members() == ids
+                && ids.iter().filter(|id| **id != node.me()).all(|id| says(&id))
+        })
+    }
+}

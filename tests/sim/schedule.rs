@@ -1,0 +1,312 @@
+//! What happens, drawn from a seed: first anything, then peace, until everybody is back and nothing is left to say. Then the
+//! verdict.
+
+use std::collections::BTreeMap;
+
+use dynarust::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
+use dynarust::replica::{Bounds, Entry, Kind, Replaces, Token};
+
+use crate::network::{Body, Network};
+use crate::oracle::Oracle;
+use crate::random::Random;
+use crate::world::{Counts, World};
+
+/// Most machines of one cluster, those that have been wiped once.
+const MACHINES_MAX: usize = 6;
+/// After so many rounds of peace a cluster that is not of one mind never will be.
+const ROUNDS_MAX: usize = 300;
+
+/// What a schedule left.
+pub struct End {
+    pub writes: usize,
+    pub siblings: usize,
+    pub counts: Counts,
+}
+
+pub fn run(seed: u64) -> End {
+    let mut random = Random(seed);
+    let keys = *random.pick(&[1, 2, 4]);
+    let steps = *random.pick(&[40, 120, 300]);
+    let mut world = World {
+        random,
+        machines: Vec::new(),
+        homes: BTreeMap::new(),
+        keys: (0..keys).map(|i| format!("k{i}").into_bytes()).collect(),
+        tokens: Vec::new(),
+        network: Network::default(),
+        oracle: Oracle::default(),
+        now_ms: 1_000_000_000,
+        letters: 0,
+        counts: Counts::default(),
+        peace: false,
+    };
+    let first = world.new_machine(true);
+    world.start(first, None);
+    for _ in 0..2 {
+        let at = world.new_machine(false);
+        world.start(at, Some(first));
+    }
+    for _ in 0..steps {
+        world.step();
+    }
+    world.peace = true;
+    world.settles();
+    world.verdict()
+}
+
+impl World {
+    fn step(&mut self) {
+        self.now_ms += self.random.below(400);
+        let at = self.random.below(self.machines.len() as u64) as usize;
+        let up = self.machines[at].serves;
+        match self.random.below(1000) {
+            0..220 if up => self.client_writes(at),
+            220..260 if up => self.client_reads(at),
+            260..560 if up => self.sends(at),
+            560..850 => self.deliver(),
+            850..890 if up => {
+                let now_ms = self.now(at);
+                self.machines[at].tick(now_ms);
+            }
+            890..915 => self.keep(at),
+            915..925 => {
+                // Its clock is set, by minutes.
+                self.machines[at].skew_ms = self.random.below(600_000) as i64 - 300_000;
+            }
+            925..932 => self.parts(),
+            932..938 => self.network.heal(),
+            938..944 => self.crash(at),
+            944..955 if up => self.machines[at].backup = Some(self.machines[at].disk.clone()),
+            944..970 if !up => self.comes_up(at),
+            970..976 => self.restore(at),
+            976..978 if self.machines.len() > 2 => self.wipe(at),
+            978..983 if up && self.machines.len() < MACHINES_MAX => self.join(at),
+            983..986 if up => self.leave(at),
+            986..989 => self.depart(at, true),
+            989..993 if up => {
+                let others: Vec<_> = self.machines[at].others().into_iter().collect();
+                if !others.is_empty() {
+                    let victim = *self.random.pick(&others);
+                    self.evict(at, victim);
+                }
+            }
+            993..996 if up => {
+                // Somebody starts it again, perhaps because it was evicted.
+                self.counts.returns += 1;
+                self.crash(at);
+                self.comes_up(at);
+            }
+            996..1000 => self.now_ms += self.random.below(60_000),
+            _ => {}
+        }
+    }
+
+    fn client_reads(&mut self, at: usize) {
+        let key = self.random.pick(&self.keys).clone();
+        let token = Token::new(self.machines[at].disk.live(Kind::Data, &key).into_iter().collect());
+        if !token.dots().is_empty() {
+            self.tokens.push(((Kind::Data, key), token));
+        }
+    }
+
+    fn client_writes(&mut self, at: usize) {
+        if self.machines[at].process().leaving.is_some() {
+            return;
+        }
+        let key = self.random.pick(&self.keys).clone();
+        let vv = &self.machines[at].disk.vv;
+        let usable = |token: &Token| token.dots().iter().all(|dot| vv.covers(*dot));
+        let of_key = self.tokens.iter().filter(|((_, k), _)| *k == key).map(|(_, token)| token);
+        let tokens: Vec<Token> = of_key.filter(|token| usable(token)).cloned().collect();
+        let mut replaces = Replaces::All;
+        if !tokens.is_empty() && self.random.chance(25) {
+            replaces = Replaces::Named(self.random.pick(&tokens).clone());
+        }
+        let lives = !self.random.chance(30);
+        self.write(at, (Kind::Data, &key), replaces, lives);
+    }
+
+    fn sends(&mut self, at: usize) {
+        let members: Vec<_> = self.machines[at].process().lines.keys().copied().collect();
+        if members.is_empty() {
+            return;
+        }
+        let to = *self.random.pick(&members);
+        let count = *self.random.pick(&[1, 3, 100]);
+        let bytes = if self.random.chance(20) { 60 } else { FRAME_BYTES_MAX };
+        let early = self.random.chance(15);
+        if self.random.chance(10)
+            && let Some(line) = self.machines[at].process().lines.get_mut(&to)
+            && line.waits.take().is_some()
+        {
+            line.courier.failed(); // the connection broke
+        }
+        self.ship(at, to, Bounds { count, bytes }, early);
+    }
+
+    fn parts(&mut self) {
+        self.counts.partitions += 1;
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        for at in 0..self.machines.len() {
+            if self.random.chance(50) { left.push(at) } else { right.push(at) }
+        }
+        let one_way = self.random.chance(30);
+        self.network.part(&left, &right, one_way);
+    }
+
+    /// A machine is switched on. Who does not belong is told to join by somebody.
+    fn comes_up(&mut self, at: usize) {
+        let serving = self.serving();
+        let join = match self.machines[at].disk.belongs && !self.random.chance(30) {
+            true => None,
+            false if serving.is_empty() => return,
+            false => Some(*self.random.pick(&serving)),
+        };
+        self.start(at, join);
+    }
+
+    /// No more faults: whoever is to come back does, and all talk until there is nothing left to say.
+    fn settles(&mut self) {
+        self.network.heal();
+        let mut there = self.machines.len();
+        for at in 0..self.machines.len() {
+            if !self.machines[at].serves && there > 2 && self.random.chance(20) {
+                // It never comes back.
+                self.machines[at].gone = true;
+                there -= 1;
+            }
+        }
+        self.lose();
+        for _ in 0..30 {
+            self.deliver();
+        }
+        for round in 0..ROUNDS_MAX {
+            self.round(round);
+            if self.settled() {
+                break;
+            }
+        }
+        assert!(self.settled(), "they never came to an end");
+        for _ in 0..3 {
+            for at in self.serving() {
+                let now_ms = self.now(at);
+                self.machines[at].tick(now_ms);
+            }
+        }
+    }
+
+    fn round(&mut self, round: usize) {
+        self.now_ms += 700;
+        let Some(lead) = (0..self.machines.len()).find(|at| self.machines[*at].serves) else {
+            return self.first_up();
+        };
+        if round.is_multiple_of(4) {
+            // The operator asks one node, and then the others about what only they still have.
+            let asked = if round < 20 { vec![lead] } else { self.serving() };
+            for at in asked {
+                for id in self.dead_members(at) {
+                    self.evict(at, id);
+                }
+            }
+            for at in 0..self.machines.len() {
+                let node = &self.machines[at];
+                let (its, members) = (self.machines[lead].disk.members(), node.disk.members());
+                let out = !its.contains(&node.me())
+                    || !members.contains(&node.me())
+                    || !members.contains(&self.machines[lead].me());
+                if at != lead && !node.gone && (out || !node.serves) {
+                    self.crash(at);
+                    self.start(at, Some(lead));
+                    if round > ROUNDS_MAX / 2 && !self.machines[at].serves {
+                        self.wipe(at);
+                    }
+                }
+            }
+        }
+        for at in self.serving() {
+            self.keep(at);
+            if !self.machines[at].serves {
+                continue;
+            }
+            let now_ms = self.now(at);
+            self.machines[at].tick(now_ms);
+            let members: Vec<_> = self.machines[at].process().lines.keys().copied().collect();
+            for to in members {
+                self.talks(at, to);
+            }
+        }
+    }
+
+    /// Nobody serves: the first one that may begins.
+    fn first_up(&mut self) {
+        for at in 0..self.machines.len() {
+            if !self.machines[at].gone && !self.machines[at].serves {
+                self.machines[at].disk.belongs = true;
+                self.start(at, None);
+            }
+        }
+        if self.serving().is_empty() {
+            let at = (0..self.machines.len()).find(|at| !self.machines[*at].gone).expect("one is there");
+            self.wipe(at);
+        }
+    }
+
+    /// One message and its answer.
+    fn talks(&mut self, from: usize, to: dynarust::replica::NodeId) {
+        if !self.machines[from].serves {
+            return;
+        }
+        if let Some(line) = self.machines[from].process().lines.get_mut(&to)
+            && line.waits.take().is_some()
+        {
+            line.courier.failed();
+        }
+        let bounds = Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX };
+        self.ship(from, to, bounds, false);
+        let Some(letter) = self.network.take_last() else { return };
+        if let Body::Ask(..) = letter.body {
+            let home = letter.to;
+            for answer in self.exchange(home, vec![letter], false) {
+                self.hear(answer);
+            }
+        }
+    }
+
+    /// Does somebody still hold what came ahead of its turn, from disks that are all gone? Nobody can send the others the
+    /// events before it, so nobody's vector ever covers it: see `docs/replication.md`.
+    fn stranded(&self, at: &[usize], name: &(Kind, Vec<u8>)) -> bool {
+        let vv = &self.machines[at[0]].disk.vv;
+        let mut entries = at.iter().filter_map(|at| self.machines[*at].disk.entries.get(name));
+        entries.any(|entry| !vv.covers_all(entry.context()))
+    }
+
+    fn verdict(mut self) -> End {
+        let alive: Vec<usize> = self.serving();
+        let first = &self.machines[alive[0]].disk;
+        let (mut siblings, mut stranded) = (0, 0);
+        for name in self.oracle.keys() {
+            if self.stranded(&alive, &name) {
+                stranded += 1;
+                continue;
+            }
+            let (kind, key) = &name;
+            let live = first.live(*kind, key);
+            self.oracle.judge(*kind, key, &live);
+            siblings += usize::from(live.len() > 1);
+            for at in &alive {
+                let entry = self.machines[*at].disk.entries.get(&name);
+                assert!(entry.is_none_or(|entry| !entry.leftover()), "a leftover of {}", key.escape_ascii());
+                let both = [entry, first.entries.get(&name)].map(|entry| entry.map(Entry::versions));
+                assert_eq!(both[0], both[1], "{} at {at}", key.escape_ascii());
+            }
+        }
+        for at in &alive {
+            let disk = &self.machines[*at].disk;
+            disk.check();
+            assert!(stranded > 0 || disk.totals == first.totals, "equal vectors, equal digests");
+        }
+        self.counts.stranded += stranded;
+        let counts = std::mem::take(&mut self.counts);
+        End { writes: self.oracle.writes(), siblings, counts }
+    }
+}
