@@ -121,14 +121,15 @@ impl Applier {
     /// Drops what the last unit put aside.
     pub fn settle(&mut self) -> Result<(), Error> {
         let Garbage { rows, chunks, index } = std::mem::take(&mut self.garbage);
-        for dot in rows {
-            self.trees.changes.remove(change_key(dot))?;
-        }
         for dot in chunks {
             self.trees.remove_chunks(dot)?;
         }
         for row in index {
             self.trees.expiry.remove(row)?;
+        }
+        // Last, for those that repair the unit itself are among them: without them nobody would know of its other garbage.
+        for dot in rows {
+            self.trees.changes.remove(change_key(dot))?;
         }
         Ok(())
     }
