@@ -5,16 +5,13 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::crash::{Builder, Control, Image, Journal};
-use crate::history::History;
 use crate::rng::{Rng, mix};
-use crate::trace::Trace;
-use crate::verdict::{hear, judge};
-use crate::workload::Shape;
+use crate::trace::{Record, Trace};
 
 /// Power cuts during the recovery from a power cut during the recovery from a power cut.
 const DEPTH_MAX: u64 = 3;
@@ -22,14 +19,28 @@ const DEPTH_MAX: u64 = 3;
 /// In so many of a hundred states the recovery is cut off too; in more when it has something to do.
 const RECOVERY_CUT_PERCENT: (u64, u64) = (5, 20);
 
+/// What a store must hold, by its history.
+pub trait Judge: Sync + Sized {
+    /// What a child is called to do with a crash state.
+    const MODE: &'static str;
+
+    /// Tells a child what it needs for a crash before record `at`.
+    fn prepare(&self, at: usize, number: u64, scratch: &Path, command: &mut Command);
+
+    /// Goes on with what a trace says.
+    fn go_on(self, records: &[Record]) -> Self;
+
+    /// Is what a child found what it must be? The history that begins with it, and whether it was more than was promised.
+    fn judge(&self, output: &Output, at: usize) -> Result<(Self, bool), String>;
+}
+
 /// The lives of one store, and how crash states are drawn from them.
-pub struct Campaign<'a> {
-    shape: &'a Shape,
+pub struct Campaign<'a, M> {
     seed: u64,
     control: Control,
     /// The traced lives.
     pub journal: Journal,
-    history: History,
+    model: M,
     scratch: &'a Path,
     /// What is promised to nobody but may be there, as a count of states.
     pub beyond: AtomicU64,
@@ -50,21 +61,16 @@ struct Draw {
 }
 
 /// Runs all lives of a store, each in a process of its own, and says where their trace is.
-pub fn record(shape: &Shape, seed: u64, scratch: &Path) -> PathBuf {
+pub fn record(name: &str, lives: u64, seed: u64, scratch: &Path) -> PathBuf {
     let (dir, trace) = (scratch.join("node"), scratch.join("trace"));
     let _ = std::fs::remove_dir_all(&dir);
     let _ = std::fs::remove_file(&trace);
-    for life in 0..shape.lives {
+    for life in 0..lives {
         let mut command = child("live", &dir);
-        command.arg(shape.name).arg(seed.to_string()).arg(life.to_string()).arg(&trace);
+        command.arg(name).arg(seed.to_string()).arg(life.to_string()).arg(&trace);
         let output = command.output().expect("a child starts");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "life {life} of '{}' ended with {}:\n{stderr}",
-            shape.name,
-            output.status
-        );
+        assert!(output.status.success(), "life {life} of '{name}' ended with {}:\n{stderr}", output.status);
     }
     trace
 }
@@ -75,21 +81,14 @@ fn child(mode: &str, dir: &Path) -> Command {
     command
 }
 
-impl<'a> Campaign<'a> {
+impl<'a, M: Judge> Campaign<'a, M> {
     /// Over a trace that was recorded.
-    pub fn new(
-        shape: &'a Shape,
-        seed: u64,
-        trace: &Path,
-        control: Control,
-        scratch: &'a Path,
-    ) -> Campaign<'a> {
+    pub fn new(model: M, seed: u64, trace: &Path, control: Control, scratch: &'a Path) -> Campaign<'a, M> {
         let trace = Trace::read(trace);
         Campaign {
-            shape,
             seed,
             control,
-            history: History::default().read(&trace.records),
+            model: model.go_on(&trace.records),
             journal: Journal::new(trace, Image::default(), control),
             scratch,
             beyond: AtomicU64::new(0),
@@ -101,7 +100,7 @@ impl<'a> Campaign<'a> {
     }
 
     /// Puts these states to the test until there are so many failures; says which.
-    pub fn run(self: &Campaign<'a>, numbers: Range<u64>, failures_max: usize) -> Vec<String> {
+    pub fn run(self: &Campaign<'a, M>, numbers: Range<u64>, failures_max: usize) -> Vec<String> {
         let mut draws: Vec<Draw> = numbers.map(|number| self.draw(number)).collect();
         draws.sort_by_key(|draw| draw.at);
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -149,7 +148,7 @@ impl<'a> Campaign<'a> {
         let image = builder.image(&cut);
         let depth = if self.control == Control::None { 1 } else { DEPTH_MAX };
         let mut path = format!("state {}: {cut:?}", draw.number);
-        if let Err(why) = self.examine(image, &self.history, draw.at, depth, &mut rng, scratch, &mut path) {
+        if let Err(why) = self.examine(image, &self.model, draw.at, depth, &mut rng, scratch, &mut path) {
             self.failed().push(format!("{path}: {why}"));
         }
     }
@@ -159,7 +158,7 @@ impl<'a> Campaign<'a> {
     fn examine(
         &self,
         image: Image,
-        history: &History,
+        model: &M,
         at: usize,
         depth: u64,
         rng: &mut Rng,
@@ -174,17 +173,18 @@ impl<'a> Campaign<'a> {
         if image.files.keys().any(|name| name.ends_with(".generating")) {
             self.unfinished.fetch_add(1, Ordering::Relaxed);
         }
-        let mut command = child("check", &dir);
-        command.arg(self.shape.keys.to_string());
+        if self.control == Control::Repair {
+            let _ = child("drop-repair-rows", &dir).output();
+        }
+        let mut command = child(M::MODE, &dir);
+        model.prepare(at, rng.clone().bits(), scratch, &mut command);
         if depth < DEPTH_MAX {
             command.arg(&trace);
         }
         if self.control == Control::CleanUp {
             command.env("DYNARUST_POWERCUT_SPARE", "1");
         }
-        let (report, audit) = hear(&command.output().expect("a child starts"))?;
-        let found = judge(&report, &audit, history, at)?;
-        let beyond = report.seq > history.promised(at);
+        let (base, beyond) = model.judge(&command.output().expect("a child starts"), at)?;
         if beyond {
             self.beyond.fetch_add(1, Ordering::Relaxed);
         }
@@ -193,10 +193,7 @@ impl<'a> Campaign<'a> {
             return Ok(());
         }
         let trace = Trace::read(&trace);
-        // What had never served is made anew, by this life or, cut off again, by the next.
-        let served = history.me(at).is_some();
-        let base = if served { History::found(report.me, report.seq, found) } else { History::default() };
-        let history = base.read(&trace.records);
+        let model = base.go_on(&trace.records);
         let journal = Journal::new(trace, image, self.control);
         let count = if depth == 1 { rng.between(1, 3) } else { 1 };
         let opening = journal.openings[0].clone();
@@ -210,7 +207,7 @@ impl<'a> Campaign<'a> {
             let cut = journal.cut(at, rng);
             let length = path.len();
             path.push_str(&format!(", then {cut:?}"));
-            self.examine(builder.image(&cut), &history, at, depth + 1, rng, scratch, path)?;
+            self.examine(builder.image(&cut), &model, at, depth + 1, rng, scratch, path)?;
             path.truncate(length);
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dynarust::exit::Exit;
-use dynarust::replica::{Kind, Value};
+use dynarust::replica::{Dot, Kind, NodeId, Value};
 use dynarust::storage::{self, Store};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -39,11 +39,11 @@ pub struct Report {
 #[derive(Serialize, Deserialize)]
 pub struct Audit {
     /// Rows of the log: their first and their last event.
-    pub rows: Vec<(u64, u64)>,
+    pub rows: Vec<(Dot, u64)>,
     /// What they take.
     pub rows_bytes: usize,
     /// Pieces and bytes of values in chunks.
-    pub chunks: BTreeMap<u64, (u64, u64)>,
+    pub chunks: Vec<(Dot, (u64, u64))>,
 }
 
 /// A store that hangs is ended by the system.
@@ -51,12 +51,7 @@ pub const HANG_SECONDS: u32 = 60;
 
 /// Opens and reports.
 pub fn check(dir: &Path, keys: u32) -> ! {
-    interpose::end_after(HANG_SECONDS);
-    dynarust::logger::start();
-    std::panic::set_hook(Box::new(|panic| {
-        let exit = panic.location().map_or(Exit::Unforeseen, |place| storage::panic_exit(place.file()));
-        storage::end_process(exit, &panic.to_string().replace('\n', " "));
-    }));
+    begin();
     set_clock(0, 0);
     interpose::note(&Event::Life);
     let store = workload::open(dir).unwrap_or_else(|e| storage::end_process(e.exit(), &e.to_string()));
@@ -85,7 +80,21 @@ pub fn check(dir: &Path, keys: u32) -> ! {
     report.last = newest(&store);
     interpose::note(&Event::Closed { seq: report.last });
     println!("{}", serde_json::to_string(&report).expect("plain data"));
-    // A new program, since threads of this one hold sled's lock.
+    exec_audit(dir)
+}
+
+/// Every way to end says why.
+pub fn begin() {
+    interpose::end_after(HANG_SECONDS);
+    dynarust::logger::start();
+    std::panic::set_hook(Box::new(|panic| {
+        let exit = panic.location().map_or(Exit::Unforeseen, |place| storage::panic_exit(place.file()));
+        storage::end_process(exit, &panic.to_string().replace('\n', " "));
+    }));
+}
+
+/// Looks into the trees, in a new program, since threads of this one hold sled's lock.
+pub fn exec_audit(dir: &Path) -> ! {
     let error = std::process::Command::new("/proc/self/exe").arg("audit").arg(dir).exec();
     panic!("can't run the audit: {error}");
 }
@@ -128,22 +137,42 @@ fn expire_all(store: &Store, report: &Report) {
 
 /// Reads the trees as they are.
 pub fn audit(dir: &Path) -> sled::Result<()> {
-    let config = sled::Config::new().path(dir.join("store")).segment_size(dynarust::limits::SEGMENT_BYTES);
-    let db = config.cache_capacity(32 << 20).flush_every_ms(None).open()?;
+    let db = sled_as_it_is(dir)?;
     let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
-    let mut audit = Audit { rows: Vec::new(), rows_bytes: 0, chunks: BTreeMap::new() };
+    let mut audit = Audit { rows: Vec::new(), rows_bytes: 0, chunks: Vec::new() };
     for row in db.open_tree("changes")?.iter() {
         let (key, bytes) = row?;
         let row = storage::read_row(&key, &bytes).expect("a row that can be read");
-        audit.rows.push((row.first.seq, row.through));
+        audit.rows.push((row.first, row.through));
         audit.rows_bytes += bytes.len();
     }
+    let mut chunks: BTreeMap<Dot, (u64, u64)> = BTreeMap::new();
     for piece in db.open_tree("chunks")?.iter() {
         let (key, piece) = piece?;
-        let (pieces, bytes) = audit.chunks.entry(number(&key[8..16])).or_default();
+        let dot = Dot::new(NodeId(number(&key[..8])), number(&key[8..16]));
+        let (pieces, bytes) = chunks.entry(dot).or_default();
         *pieces += 1;
         *bytes += piece.len() as u64;
     }
+    audit.chunks = chunks.into_iter().collect();
     println!("{}", serde_json::to_string(&audit).expect("plain data"));
     std::process::exit(0);
+}
+
+fn sled_as_it_is(dir: &Path) -> sled::Result<sled::Db> {
+    let config = sled::Config::new().path(dir.join("store")).segment_size(dynarust::limits::SEGMENT_BYTES);
+    config.cache_capacity(32 << 20).flush_every_ms(None).open()
+}
+
+/// Takes out the rows that a commit writes for keys that it changes without an event, as if it had not written them.
+pub fn drop_repair_rows(dir: &Path) -> sled::Result<()> {
+    if !dir.join("store/db").is_file() {
+        return Ok(());
+    }
+    let db = sled_as_it_is(dir)?;
+    let changes = db.open_tree("changes")?;
+    for row in changes.scan_prefix([0; 8]) {
+        changes.remove(row?.0)?;
+    }
+    db.flush().map(drop)
 }

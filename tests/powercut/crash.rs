@@ -49,6 +49,8 @@ pub enum Control {
     NameSync,
     /// Nobody removes an unfinished snapshot.
     CleanUp,
+    /// A commit writes no rows for keys that it changes without an event.
+    Repair,
 }
 
 enum Step {
@@ -152,6 +154,7 @@ impl Journal {
                 | Event::Refused { .. }
                 | Event::Seen(_)
                 | Event::Holds { .. }
+                | Event::Cluster(_)
         );
         if !promise {
             self.moments.push(at);
@@ -253,7 +256,7 @@ impl Reader {
                 let counts = match control {
                     Control::DataSync => path != "store/db" || !data_only,
                     Control::NameSync => file.is_some() && path != "store/conf",
-                    Control::None | Control::CleanUp => true,
+                    Control::None | Control::CleanUp | Control::Repair => true,
                 };
                 if counts {
                     let last = match file {

@@ -10,6 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::note::Note;
+
 /// One thing that happened. Paths are relative to the traced directory, which itself is "".
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub enum Event {
@@ -47,6 +49,8 @@ pub enum Event {
     Seen(u64),
     /// At the start of a life a key held these events.
     Holds { key: u32, seqs: Vec<u64> },
+    /// Something that concerns a node in a cluster.
+    Cluster(Note),
 }
 
 /// A write, as the model knows it.

@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Output;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use dynarust::limits::{CHUNK_BYTES, VALUE_INLINE_BYTES_MAX};
+use serde::de::DeserializeOwned;
 
+use crate::campaign::Judge;
 use crate::check::{Audit, Report};
 use crate::history::{Held, History, Model, apply, expire_next};
-use crate::workload::LOG_KEPT_BYTES;
+use crate::trace::Record;
+use crate::workload::{LOG_KEPT_BYTES, Shape};
 
 /// What the child said; or why that is a failure already.
-pub fn hear(output: &Output) -> Result<(Report, Audit), String> {
+pub fn hear<R: DeserializeOwned>(output: &Output) -> Result<(R, Audit), String> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let last = stderr.lines().last().unwrap_or("nothing on stderr");
     if output.status.signal() == Some(libc::SIGALRM) {
@@ -27,7 +31,7 @@ pub fn hear(output: &Output) -> Result<(Report, Audit), String> {
 }
 
 /// Compares with the history as of a crash before record `at`; says what the store held.
-pub fn judge(report: &Report, audit: &Audit, history: &History, at: usize) -> Result<Model, String> {
+fn judge(report: &Report, audit: &Audit, history: &History, at: usize) -> Result<Model, String> {
     let promised = history.promised(at);
     let seq = report.seq;
     if seq < promised {
@@ -81,9 +85,9 @@ fn found(report: &Report) -> Model {
 /// The log must be unbroken, and the chunks of what lives and nothing else: or garbage piles up with every crash.
 fn left_over(model: &Model, report: &Report, audit: &Audit) -> Result<(), String> {
     let live: BTreeMap<u64, Held> = model.values().flatten().map(|held| (held.seq, *held)).collect();
-    let mut next = audit.rows.first().map_or(report.last + 1, |row| row.0);
+    let mut next = audit.rows.first().map_or(report.last + 1, |row| row.0.seq);
     for (first, through) in &audit.rows {
-        if *first != next {
+        if first.seq != next {
             return Err(format!("the log goes on with event {first}, not {next}; {} events", report.seq));
         }
         next = through + 1;
@@ -104,14 +108,37 @@ fn left_over(model: &Model, report: &Report, audit: &Audit) -> Result<(), String
             chunks.insert(held.seq, (held.bytes.div_ceil(CHUNK_BYTES as u64), held.bytes));
         }
     }
-    if audit.chunks != chunks {
+    let there: BTreeMap<u64, (u64, u64)> = audit.chunks.iter().map(|(dot, all)| (dot.seq, *all)).collect();
+    if there != chunks {
         let differs = |(seq, pieces): &(&u64, &(u64, u64))| chunks.get(seq) != Some(*pieces);
-        let stray: Vec<_> = audit.chunks.iter().filter(differs).collect();
-        let missing: Vec<_> = chunks.keys().filter(|seq| !audit.chunks.contains_key(seq)).collect();
+        let stray: Vec<_> = there.iter().filter(differs).collect();
+        let missing: Vec<_> = chunks.keys().filter(|seq| !there.contains_key(seq)).collect();
         return Err(format!(
             "left over in the chunks are {stray:?}, missing {missing:?}; {} events",
             report.seq
         ));
     }
     Ok(())
+}
+
+impl Judge for (&Shape, History) {
+    const MODE: &'static str = "check";
+
+    fn prepare(&self, _at: usize, _number: u64, _scratch: &Path, command: &mut Command) {
+        command.arg(self.0.keys.to_string());
+    }
+
+    fn go_on(self, records: &[Record]) -> Self {
+        (self.0, self.1.read(records))
+    }
+
+    fn judge(&self, output: &Output, at: usize) -> Result<(Self, bool), String> {
+        let (report, audit) = hear(output)?;
+        let (shape, history) = self;
+        let found = judge(&report, &audit, history, at)?;
+        // What had never served is made anew, by this life or, cut off again, by the next.
+        let served = history.me(at).is_some();
+        let base = if served { History::found(report.me, report.seq, found) } else { History::default() };
+        Ok(((shape, base), report.seq > history.promised(at)))
+    }
 }
