@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::app::App;
 use super::problem::{Code, Problem};
 use super::{request, time};
+use crate::limits::UNEQUAL_LOOKS;
 use crate::peers::Member;
 use crate::replica::{Dot, Kind, NodeId, Token, VersionVector};
 use crate::storage::{Action, Condition, Request, Store};
@@ -88,6 +89,9 @@ async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Pr
         shown.digest = peer.state.filter(|(its, _)| *its == vv).map(|(_, digest)| digest.to_string());
         shown.clock_skew_ms = peer.skew_ms;
         shown.trouble = peer.trouble;
+        if peer.unequal >= UNEQUAL_LOOKS {
+            shown.trouble = Some("it has incorporated the same events and holds something else".into());
+        }
     }
     Ok(Some(shown))
 }

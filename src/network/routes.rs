@@ -128,7 +128,12 @@ impl House {
             }
             Message::Sweep(to, sweep) => {
                 let whose = (cluster, from, to, sweep.sender);
-                let ok = self.admits(whose, &sweep.vv).and_then(|()| checked(sweep.check()));
+                // A comparison says nothing of what its sender has.
+                let ok = match sweep.target.is_empty() {
+                    true => self.knows((cluster, from, to)),
+                    false => self.admits(whose, &sweep.vv),
+                };
+                let ok = ok.and_then(|()| checked(sweep.check()));
                 if let Err(refusal) = ok.and_then(|()| self.one_sweeper(from, sweep.through.is_none())) {
                     return Reply::Refused(refusal);
                 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::error::Error;
 use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
-use crate::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX, SWEEP_KEYS_MAX, TELL_MS, TELL_SHARE};
+use crate::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX, SWEEP_KEYS_MAX, TELL_MS, TELL_SHARE, UNEQUAL_LOOKS};
 use crate::replica::{Bounds, Courier, NodeId, VersionVector};
 use crate::storage::Next;
 
@@ -27,12 +27,15 @@ struct Shipper {
     began: Instant,
     /// What the last message that was answered said that we have, and when that was.
     told: Option<(VersionVector, Instant)>,
+    /// Has it been shown everything since it began to hold something else under the same vector?
+    compared: bool,
 }
 
 /// Ships until it is aborted.
 pub async fn ship(house: Arc<House>, peer: NodeId) {
     let mut feed = house.store.feed();
-    let mut shipper = Shipper { house, peer, courier: Courier::new(peer), began: Instant::now(), told: None };
+    let (courier, began) = (Courier::new(peer), Instant::now());
+    let mut shipper = Shipper { house, peer, courier, began, told: None, compared: false };
     let mut failures = 0;
     loop {
         feed.mark_unchanged();
@@ -114,14 +117,23 @@ impl Shipper {
     /// What the member needs next.
     async fn next(&mut self) -> Result<Message, Error> {
         let house = &self.house;
+        let unequal = house.peers.get(self.peer).unequal >= UNEQUAL_LOOKS;
+        self.compared = self.compared && unequal;
+        if unequal && !self.compared && self.courier.sweeping().is_none() {
+            self.courier.begin_comparison();
+            self.compared = true;
+        }
         if self.courier.sweeping().is_none() {
             let vv = house.store.published().vv;
             let said = house.store.said().remove(&self.peer).map(|said| said.vv);
             let now_ms = self.began.elapsed().as_millis() as u64;
-            let (have, origins) = self.courier.wants(house.store.me(), &vv, said.as_ref(), now_ms);
+            let wants = self.courier.wants(house.store.me(), &vv, said.as_ref(), now_ms);
             let bounds = Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX };
-            match house.store.next_for(&have, bounds, move |origin| origins.contains(&origin)).await? {
-                Next::Frame(frame) => return Ok(Message::Frame(self.peer, frame)),
+            match house.store.next_for(self.peer, &wants, bounds).await? {
+                Next::Frame(frame) => {
+                    self.courier.met();
+                    return Ok(Message::Frame(self.peer, frame));
+                }
                 Next::Sweep { target } => {
                     log::info!("member {} lacks more than the log has: it is sent everything", self.peer);
                     self.courier.begin_sweep(target);
@@ -138,6 +150,7 @@ impl Shipper {
     /// Notes why it did not work.
     fn failed(&mut self, error: &Error, failures: u32) {
         self.courier.failed();
+        self.compared = false;
         self.house.peers.update(self.peer, |peer| peer.trouble = Some(error.to_string()));
         // An event may have come there by another way while this message was: only what we never had counts.
         let own = self.house.store.published().vv.get(self.house.store.me());

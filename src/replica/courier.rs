@@ -19,6 +19,27 @@ pub struct Courier {
     /// Where a sweep of it stands: what it has at the end, and the last key that was sent.
     sweep: Option<(VersionVector, Bound)>,
     lacks: Lacks,
+    /// Has it been seen to have all that we had forgotten then?
+    met: bool,
+}
+
+/// What a member is to be sent next.
+#[derive(Clone, Debug)]
+pub struct Wants {
+    /// What it has.
+    pub have: VersionVector,
+    /// Of whose events the next frame tells.
+    pub origins: BTreeSet<NodeId>,
+    /// Who is met for the first time may hold what has been forgotten, of any origin.
+    pub first: bool,
+}
+
+impl Wants {
+    /// Must the member be swept if it lacks what has been forgotten of this origin? One that is known has all of it but what
+    /// is on its way to it from there.
+    pub fn concerns(&self, origin: NodeId) -> bool {
+        self.first || self.origins.contains(&origin)
+    }
 }
 
 /// What an answer tells, beside what the member has.
@@ -33,7 +54,7 @@ pub struct Told {
 impl Courier {
     /// Nothing is known of this member yet.
     pub fn new(peer: NodeId) -> Courier {
-        Courier { peer, have: None, sweep: None, lacks: Lacks::default() }
+        Courier { peer, have: None, sweep: None, lacks: Lacks::default(), met: false }
     }
 
     /// From where, and of which origins, the next frame tells. `me` has published `vv`, and the member has `said` something
@@ -44,7 +65,7 @@ impl Courier {
         vv: &VersionVector,
         said: Option<&VersionVector>,
         now_ms: u64,
-    ) -> (VersionVector, BTreeSet<NodeId>) {
+    ) -> Wants {
         // Who has not answered yet is asked, with a frame that holds nothing.
         let mut have = self.have.clone().unwrap_or_else(|| vv.clone());
         // It may have told more by its own messages: what all have told is forgotten, and must not look like a lack.
@@ -53,12 +74,22 @@ impl Courier {
         }
         let mut origins = self.lacks.relayed(vv, &have, [me, self.peer], now_ms);
         origins.insert(me);
-        (have, origins)
+        Wants { have, origins, first: !self.met }
+    }
+
+    /// The member needs no sweep.
+    pub fn met(&mut self) {
+        self.met = self.have.is_some();
     }
 
     /// The member lacks more than the log has: from now on it is sent everything up to `target`.
     pub fn begin_sweep(&mut self, target: VersionVector) {
         self.sweep = Some((target, None));
+    }
+
+    /// The member has incorporated the same and holds something else: it is shown everything.
+    pub fn begin_comparison(&mut self) {
+        self.begin_sweep(VersionVector::new());
     }
 
     /// The sweep that is under way: its target, and after which key the next piece begins.
@@ -76,6 +107,7 @@ impl Courier {
         let fell_back = !vv.covers_all(said);
         if fell_back {
             self.sweep = None;
+            self.met = false;
         }
         let progress = self.sweep.is_some() || self.have.as_ref() != Some(vv);
         self.have = Some(vv.clone());
@@ -86,6 +118,7 @@ impl Courier {
     pub fn failed(&mut self) {
         self.have = None;
         self.sweep = None;
+        self.met = false;
     }
 
     /// Does the member lack something of `vv` at all?

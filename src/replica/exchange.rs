@@ -21,10 +21,10 @@ pub(super) struct Swept {
 }
 
 impl Replica {
-    /// Must a peer that has `have` be swept? Our log no longer has what it lacks, or it may hold what everybody here
-    /// has forgotten.
-    pub fn must_sweep(&self, have: &VersionVector) -> bool {
-        !have.covers_all(&self.floor)
+    /// Must a peer that has `have` be swept, as far as these origins go? Our log no longer has what it lacks of them, or it
+    /// may hold what everybody here has forgotten.
+    pub fn must_sweep(&self, have: &VersionVector, concerns: impl Fn(NodeId) -> bool) -> bool {
+        self.floor.iter().any(|dot| concerns(dot.origin) && !have.covers(dot))
     }
 
     /// Rule 2: the next frame for a peer that has `have` and needs no sweep; `only` narrows it to some origins.
@@ -106,7 +106,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Rule 5: the next piece of a sweep; the first begins `after` `None`.
+    /// Rule 5: the next piece of a sweep; the first begins `after` `None`. With an empty target it is a comparison.
     pub fn sweep<T: Trees>(
         &self,
         target: VersionVector,
@@ -130,7 +130,7 @@ impl Replica {
         }
         // What does not live need not be listed: that says it. But a delete may have seen what lies beyond the target.
         entries.retain(|(_, _, entry)| !entry.versions().is_empty() || !target.covers_all(entry.context()));
-        let vv = self.vv.clone();
+        let vv = if target.is_empty() { VersionVector::new() } else { self.vv.clone() };
         Ok(Sweep { sender: self.me, target, vv, after, through, entries })
     }
 
@@ -176,11 +176,12 @@ impl Replica {
             }
             None => {
                 self.swept.remove(&sweep.sender);
-                let ahead = sweep.target.iter().filter(|dot| !incorporated.covers(*dot));
-                unit.jump(&ahead.collect());
-                self.vv.join(&sweep.target);
-                // What the sender forgot, we never saw either.
-                self.floor.join(&sweep.target);
+                let ahead = sweep.target.iter().filter(|dot| !incorporated.covers(*dot)).collect();
+                unit.jump(&ahead);
+                self.vv.join(&ahead);
+                // No row of our log leads there, and what the sender has forgotten of it we never saw. Of other origins we
+                // know all that it knows: whoever lacks some of them need not be swept because this node was.
+                self.floor.join(&ahead);
             }
         }
         self.acknowledge(sweep.sender, &sweep.vv);

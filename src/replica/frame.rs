@@ -131,7 +131,8 @@ fn check_key(kind: Kind, key: &[u8]) -> Result<(), Malformed> {
 /// A place in the order of all keys; the first is before them all.
 pub type Bound = Option<(Kind, Vec<u8>)>;
 
-/// The sender's whole state over one stretch of keys.
+/// The sender's whole state over one stretch of keys. With empty vectors it promises nothing and calls nothing dead: it
+/// brings what the sender holds ahead of its vector, for two that have incorporated the same and hold different things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sweep {
     /// Who sends.

@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use clock::{Clock, Hlc};
-pub use courier::{Courier, Told};
+pub use courier::{Courier, Told, Wants};
 pub use digest::Digest;
 pub use dot::{Dot, NodeId, NotAName, Token};
 pub use entry::{Entry, Value, Version};

@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 use super::committer::{Message, Name};
 use super::shipping::{self, Next};
 use super::trees::meta;
-use super::{Error, Parcel, Published, Rejection, Said, Store, blocking, fatal_if_failed};
+use super::{Error, Parcel, Rejection, Said, Store, blocking, fatal_if_failed};
 use crate::limits::FULL_QUEUE_PAUSE_MS;
-use crate::replica::{Bound, Bounds, NodeId, Sweep, VersionVector};
+use crate::replica::{Bound, Bounds, NodeId, Sweep, VersionVector, Wants};
 
 impl Store {
     /// The cluster that the node has left, if it belongs to none now.
@@ -76,19 +76,28 @@ impl Store {
         }
     }
 
-    /// What a peer that has `have` needs next, of the origins that `only` picks.
-    pub async fn next_for(
-        &self,
-        have: &VersionVector,
-        bounds: Bounds,
-        only: impl Fn(NodeId) -> bool + Send + 'static,
-    ) -> Result<Next, Error> {
-        let (inner, me, had) = (self.0.clone(), self.me(), have.clone());
-        let read = move || shipping::next(&inner.trees, &inner.shared, me, &had, bounds, only);
-        let next = self.shown(read).await?;
-        // What it has read may have been forgotten by a commit that was under way then.
-        let Published { vv, floor, .. } = self.published();
-        Ok(if have.covers_all(&floor) { next } else { Next::Sweep { target: vv } })
+    /// What a peer needs next.
+    pub async fn next_for(&self, peer: NodeId, wants: &Wants, bounds: Bounds) -> Result<Next, Error> {
+        let mut have = wants.have.clone();
+        let mut frame = None;
+        loop {
+            // In this order: what has been forgotten because all have it, the peer had said before.
+            let published = self.published();
+            let said = self.said().remove(&peer).unwrap_or_default().vv;
+            let replica = shipping::replica(self.me(), &published);
+            let must_sweep = |have: &_| replica.must_sweep(have, |origin| wants.concerns(origin));
+            match frame.take() {
+                // What it was read from may have been forgotten by a commit that was under way then.
+                Some(frame) if !must_sweep(&have) => return Ok(Next::Frame(frame)),
+                _ => have.join(&said),
+            }
+            if must_sweep(&have) {
+                return Ok(Next::Sweep { target: published.vv });
+            }
+            let (inner, origins, had) = (self.0.clone(), wants.origins.clone(), have.clone());
+            let read = move || shipping::frame(&inner.trees, &inner.shared, &replica, &had, bounds, &origins);
+            frame = Some(self.shown(read).await?);
+        }
     }
 
     /// The next piece of a sweep.

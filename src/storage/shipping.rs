@@ -5,6 +5,7 @@
 //! while they are read: the caller looks at the floor again afterwards.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 
 use super::error::Error;
 use super::trees::Trees;
@@ -35,23 +36,18 @@ struct Reading<'a> {
     seen: Cell<u64>,
 }
 
-/// The next frame for a peer that has `have`; `only` narrows it to some origins. Blocks.
-pub fn next(
+/// The next frame, of these origins, for a peer that has `have`. Blocks.
+pub fn frame(
     trees: &Trees,
     shared: &Shared,
-    me: NodeId,
+    replica: &Replica,
     have: &VersionVector,
     bounds: Bounds,
-    only: impl Fn(NodeId) -> bool,
-) -> Result<(Next, u64), Error> {
-    let published = shared.published();
+    origins: &BTreeSet<NodeId>,
+) -> Result<(Frame, u64), Error> {
     let reading = Reading { trees, shared, seen: Cell::new(0) };
-    let replica = replica(me, &published);
-    if replica.must_sweep(have) {
-        return Ok((Next::Sweep { target: published.vv }, 0));
-    }
-    let frame = replica.frame(have, bounds, only, &reading)?;
-    Ok((Next::Frame(frame), reading.seen.get()))
+    let frame = replica.frame(have, bounds, |origin| origins.contains(&origin), &reading)?;
+    Ok((frame, reading.seen.get()))
 }
 
 /// The next piece of a sweep. Blocks.
@@ -71,7 +67,7 @@ pub fn piece(
 }
 
 /// The rules, as of the newest durable commit.
-fn replica(me: NodeId, published: &Published) -> Replica {
+pub fn replica(me: NodeId, published: &Published) -> Replica {
     let Published { vv, floor, clock, totals, .. } = published.clone();
     Replica::resume(me, vv, floor, clock, totals)
 }

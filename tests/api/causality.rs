@@ -51,15 +51,15 @@ fn keys_with_siblings_are_listed() {
             assert_eq!(own.put_with(key, &token, &format!("{{\"value\":{value}}}")).status, 200);
         }
     };
-    let keys = ["a b", "c/d", "ü"];
-    keys.iter().for_each(|key| twice(key));
+    let (keys, paths) = (["a b", "c/d", "ü"], ["a%20b", "c/d", "%C3%BC"]);
+    paths.iter().for_each(|key| twice(key));
     let all = conflicts("");
     let shown: Vec<_> =
         all["keys"].as_array().expect("a list").iter().map(|one| one["key"].clone()).collect();
     assert_eq!((shown, all.get("next")), (keys.map(Into::into).to_vec(), None));
     let first = &all["keys"][0];
     assert_eq!(first["siblings"].as_array().map(Vec::len), Some(2), "{first}");
-    assert_eq!(first["version"], own.read("a b").version.as_str());
+    assert_eq!(first["version"], own.read("a%20b").version.as_str());
     // Page by page, each from where the last one ended.
     let page = conflicts("?limit=2");
     assert_eq!((page["keys"].as_array().map(Vec::len), &page["next"]), (Some(2), &"c/d".into()));
@@ -70,7 +70,7 @@ fn keys_with_siblings_are_listed() {
         problem(&answer, 400, "invalid-parameter");
     }
     // Whoever writes over both has settled it.
-    for key in keys {
+    for key in paths {
         own.write(key, "9");
     }
     assert_eq!(conflicts("")["keys"].as_array().map(Vec::len), Some(0));

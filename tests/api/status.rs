@@ -33,7 +33,8 @@ fn membership_is_this_node_alone() {
     let list: Vec<&serde_json::value::RawValue> = serde_json::from_str(&shown[2].1).expect("an array");
     assert_eq!(list.len(), 1);
     let member = members(list[0].get());
-    let shown = ["id", "address", "state", "joined_at", "last_seen", "lag", "lag_seconds", "clock_skew_ms"];
+    let shown =
+        ["id", "address", "state", "joined_at", "last_seen", "lag", "lag_seconds", "clock_skew_ms", "digest"];
     assert_eq!(names(&member), shown);
     let member = &json["members"][0];
     assert_eq!(member["id"], this);

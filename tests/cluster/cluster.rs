@@ -12,6 +12,9 @@ use tempfile::TempDir;
 /// How long a cluster on a busy machine may take to settle.
 pub const SETTLED: Duration = Duration::from_secs(60);
 
+/// Makes the command that runs a node, of its number, data directory and flags.
+type Launcher = dyn Fn(usize, &Path, &[&str]) -> Command;
+
 /// Nodes by number; one may be down.
 pub struct Cluster {
     pub nodes: Vec<Option<Node>>,
@@ -19,7 +22,7 @@ pub struct Cluster {
     /// Flags of each.
     flags: Box<dyn Fn(usize) -> Vec<String>>,
     /// What runs each, when it is not the plain binary.
-    command: Box<dyn Fn(usize, &Path, &[&str]) -> Command>,
+    command: Box<Launcher>,
 }
 
 impl Cluster {

@@ -13,9 +13,9 @@ fn cluster(count: usize) -> (Cluster, Vec<Proxy>) {
     let addresses: Vec<String> = proxies.iter().map(|proxy| proxy.address.to_string()).collect();
     let mut cluster =
         Cluster::each(count, move |number| vec!["--advertise".into(), addresses[number].clone()]);
-    for number in 0..count {
+    for (number, proxy) in proxies.iter().enumerate() {
         cluster.up(number);
-        proxies[number].leads_to(cluster.node(number).address);
+        proxy.leads_to(cluster.node(number).address);
     }
     cluster.settle();
     (cluster, proxies)
@@ -42,6 +42,22 @@ fn bad_lines_lose_nothing() {
     }
     proxies.iter().for_each(|proxy| proxy.set(Line::Good));
     load.judge(&cluster);
+}
+
+/// A member hears of a write from the one that took it, and not from each other member that has it too: or a write would
+/// cost as many messages as there are pairs of members.
+#[test]
+fn a_write_is_one_message_to_each_member() {
+    const WRITES: usize = 300;
+    let (cluster, proxies) = cluster(3);
+    let before = proxies[2].messages();
+    for n in 0..WRITES {
+        assert_eq!(put(cluster.node(0), &format!("k{n}?w=3"), "x").status, 201);
+    }
+    let messages = proxies[2].messages() - before;
+    assert!(messages >= WRITES, "{messages} messages: not all came by the door that counts");
+    // Who is alive, and what each has, is told beside.
+    assert!(messages < WRITES + WRITES / 2, "{messages} messages for {WRITES} writes");
 }
 
 /// A member behind a line that gives a byte now and then, or nothing at all, costs the others' writers nothing.

@@ -104,8 +104,8 @@ impl Load {
         self.disks[number] += 1;
     }
 
-    /// Ends the writers, waits until the cluster has settled, and judges.
-    pub fn judge(self, cluster: &Cluster) {
+    /// Ends the writers, waits until the cluster has settled, and judges; what the nodes have logged.
+    pub fn judge(self, cluster: &Cluster) -> String {
         self.stop.store(true, Ordering::Relaxed);
         let mut steps = Steps::new();
         self.writers.into_iter().for_each(|writer| steps.extend(writer.join().expect("the writer ran")));
@@ -134,6 +134,7 @@ impl Load {
         let logs: String = cluster.alive().map(|node| node.log() + "\n---\n").collect();
         assert!(guilty.is_empty(), "{}\n{logs}", guilty.join("\n"));
         assert!(!logs.contains("digest"), "{logs}");
+        logs
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::support::SOON;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub enum Line {
 }
 
 struct State {
+    /// Messages of nodes that came by.
+    messages: AtomicUsize,
     line: Mutex<Line>,
     target: Mutex<Option<SocketAddr>>,
 }
@@ -39,7 +42,11 @@ impl Proxy {
     pub fn start() -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let state = Arc::new(State { line: Mutex::new(Line::Good), target: Mutex::new(None) });
+        let state = Arc::new(State {
+            messages: AtomicUsize::new(0),
+            line: Mutex::new(Line::Good),
+            target: Mutex::new(None),
+        });
         let shared = state.clone();
         // Ends with the process: the listener is its own.
         std::thread::spawn(move || {
@@ -54,6 +61,11 @@ impl Proxy {
     /// The node listens there now.
     pub fn leads_to(&self, target: SocketAddr) {
         *self.state.target.lock().unwrap() = Some(target);
+    }
+
+    /// How many messages of other nodes have passed: a peer writes the next one when it has its answer.
+    pub fn messages(&self) -> usize {
+        self.state.messages.load(Ordering::Relaxed)
     }
 
     /// From now on, for connections that are open as well.
@@ -86,6 +98,9 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: &State) {
             return;
         };
         passed += length;
+        if buffer[..length].starts_with(b"POST /cluster/message") {
+            state.messages.fetch_add(1, Ordering::Relaxed);
+        }
         let line = *state.line.lock().unwrap();
         match line {
             Line::Good => {}

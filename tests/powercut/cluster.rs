@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use dynarust::replica::{Bounds, Digest, Dot, NodeId, Token, Totals, Value, VersionVector};
+use dynarust::replica::{Bounds, Digest, Dot, NodeId, Token, Totals, Value, VersionVector, Wants};
 use dynarust::storage::{Action, Condition, Next, Rejection, Request, Store};
 use tokio::task::LocalSet;
 
@@ -224,13 +224,16 @@ pub async fn write(store: Store, id: u64, happening: Happening, all: bool) -> Op
 /// One message from the store to a peer; `false` when there is nothing new.
 pub async fn ship(store: &Store, peer: &mut Peer, bounds: Bounds) -> bool {
     let have = peer.replica.vv().clone();
-    let next = store.next_for(&have, bounds, |_| true).await.expect("a store that can be read");
+    // All that the store has of anybody, whatever the peer lacks of it.
+    let origins = store.published().vv.iter().map(|dot| dot.origin).collect();
+    let wants = Wants { have, origins, first: true };
+    let next = store.next_for(peer.replica.me(), &wants, bounds).await.expect("a store that can be read");
     match next {
         Next::Frame(frame) => {
             let offer = Offer::Frame(frame);
             let Offer::Frame(frame) = &offer else { unreachable!() };
             frame.check().expect("a frame that can be");
-            assert!(frame.ranges.iter().all(|range| range.after == have.get(range.origin)), "a gap");
+            assert!(frame.ranges.iter().all(|range| range.after == wants.have.get(range.origin)), "a gap");
             let mut shown = after(&offer, &VersionVector::new());
             let held = frame.entries.iter().flat_map(|(_, _, entry)| entry.dots());
             held.filter(|dot| dot.origin == store.me()).for_each(|dot| shown.raise(dot));
@@ -441,7 +444,7 @@ impl<'a> World<'a> {
             let own_only = rng.percent(60);
             for _ in 0..rng.between(1, 2) {
                 let peer = &mut self.peers[at];
-                if others && peer.replica.must_sweep(&have) {
+                if others && peer.replica.must_sweep(&have, |_| true) {
                     break;
                 }
                 let bounds =
@@ -502,7 +505,7 @@ impl<'a> World<'a> {
             let peer = &mut self.peers[at];
             if peer.sweeping && peer.sweep.is_none() {
                 // It was over, or it was no sweep that the store knew of.
-                peer.sweeping = peer.replica.must_sweep(&vv);
+                peer.sweeping = peer.replica.must_sweep(&vv, |_| true);
                 if !peer.sweeping && self.interrupted == Some(at) {
                     self.interrupted = None;
                 }

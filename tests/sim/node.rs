@@ -242,16 +242,20 @@ impl Node {
         };
         let reader = Replica::resume(disk.me, vv, floor, disk.clock, disk.totals);
         if line.courier.sweeping().is_none() {
-            let (have, origins) = line.courier.wants(disk.me, reader.vv(), said.as_ref(), now_ms);
-            if reader.must_sweep(&have) {
+            let wants = line.courier.wants(disk.me, reader.vv(), said.as_ref(), now_ms);
+            let must_sweep =
+                |replica: &Replica| replica.must_sweep(&wants.have, |origin| wants.concerns(origin));
+            if must_sweep(&reader) {
                 line.courier.begin_sweep(reader.vv().clone());
             } else {
-                let Ok(frame) = reader.frame(&have, bounds, |origin| origins.contains(&origin), disk);
+                let origins = &wants.origins;
+                let Ok(frame) = reader.frame(&wants.have, bounds, |origin| origins.contains(&origin), disk);
                 // What it has read may have been forgotten meanwhile.
-                match disk.replica().must_sweep(&have) {
-                    false => return Mail::Frame(frame),
-                    true => line.courier.begin_sweep(disk.vv.clone()),
+                if !must_sweep(&disk.replica()) {
+                    line.courier.met();
+                    return Mail::Frame(frame);
                 }
+                line.courier.begin_sweep(disk.vv.clone());
             }
         }
         let (target, after) = line.courier.sweeping().cloned().expect("begun above");
