@@ -67,6 +67,13 @@ pub struct Process {
     earlier: (VersionVector, VersionVector),
 }
 
+/// A write in a commit that takes in other things as well.
+pub struct Put {
+    pub key: Vec<u8>,
+    pub dot: Dot,
+    pub replaced: Vec<Dot>,
+}
+
 impl Process {
     /// Forgetting waits for whoever is a member now.
     fn follow(&mut self, members: &BTreeSet<NodeId>, now_ms: u64) {
@@ -283,9 +290,9 @@ impl Node {
         members
     }
 
-    /// Takes in what has come, in one commit that is not written yet.
-    pub fn take(&mut self, mails: &[Mail], now_ms: u64) -> Unit {
-        let (unit, swept) = self.make(now_ms, |replica, unit, disk| {
+    /// Takes in what has come, and then what a client writes over it, in one commit that is not written yet.
+    pub fn take(&mut self, mails: &[Mail], put: Option<&[u8]>, now_ms: u64) -> (Unit, Option<Put>) {
+        let (unit, (swept, put)) = self.make(now_ms, |replica, unit, disk| {
             let mut swept = false;
             for mail in mails {
                 match mail {
@@ -298,12 +305,19 @@ impl Node {
                     }
                 }
             }
-            swept
+            let put = put.map(|key| {
+                let Ok(place) = unit.load(Kind::Data, key, disk);
+                let replaced = unit.at(place).entry.dots().collect();
+                let value = Some((Value::Inline(now_ms.to_be_bytes().to_vec()), None));
+                let dot = replica.write(unit, place, Write { replaces: Replaces::All, value }, now_ms);
+                Put { key: key.to_vec(), dot, replaced }
+            });
+            (swept, put)
         });
         if swept {
             let process = self.process();
             process.pass.ask(process.replica.vv());
         }
-        unit
+        (unit, put)
     }
 }

@@ -185,7 +185,7 @@ impl World {
         }
     }
 
-    /// Questions arrive at a machine and are taken in by one commit; the answers.
+    /// Questions arrive at a machine and are taken in by one commit, perhaps with a client's write; the answers.
     pub fn exchange(&mut self, to: usize, letters: Vec<Letter>, torn: bool) -> Vec<Letter> {
         let now_ms = self.now(to);
         let (mut taken, mut answers) = (Vec::new(), Vec::new());
@@ -226,10 +226,21 @@ impl World {
         if taken.is_empty() {
             return answers;
         }
-        let unit = self.machines[to].take(&taken, now_ms);
+        let leaves = self.machines[to].process().leaving.is_some();
+        let put =
+            (!self.peace && !leaves && self.random.chance(15)).then(|| self.random.pick(&self.keys).clone());
+        let (unit, put) = self.machines[to].take(&taken, put.as_deref(), now_ms);
         if torn && !unit.is_empty() {
-            self.tear(to, unit, None);
+            let name = put.as_ref().map(|put| (Kind::Data, put.key.clone()));
+            if self.tear(to, unit, name)
+                && let Some(put) = put
+            {
+                self.oracle.happened(put.dot, (Kind::Data, &put.key), true, &put.replaced);
+            }
             return Vec::new();
+        }
+        if let Some(put) = put {
+            self.oracle.happened(put.dot, (Kind::Data, &put.key), true, &put.replaced);
         }
         self.machines[to].seal(unit, now_ms);
         for answer in &mut answers {
