@@ -89,6 +89,9 @@ pub struct State {
     sent: BTreeMap<u64, (usize, Happening)>,
     offers: BTreeMap<u64, UnderWay>,
     sweeps: BTreeMap<NodeId, (VersionVector, Bound)>,
+    /// Whose sweep an end of the process cut off, and what it was to lead to. Until that is there, frames of others could
+    /// bring back, for a while, what its pieces have removed.
+    interrupted: Option<(NodeId, VersionVector)>,
     /// The peers now, and some time ago.
     pub peers: Option<Arc<Vec<Kept>>>,
     pub stale: Option<Arc<Vec<Kept>>>,
@@ -284,6 +287,7 @@ impl Ledger {
             names: Some((me, found.cluster)),
             vv: found.vv.clone(),
             keys: settled,
+            interrupted: state.sweeper(),
             peers: state.peers,
             stale: state.stale,
             ..State::default()
@@ -319,8 +323,7 @@ impl Ledger {
     /// What a child needs to go on. While a sweep is under way, only what its sender sent.
     pub fn plan(&self, at: usize) -> Plan {
         let state = self.state(at);
-        let sweeper = state.offers.values().find(|under| matches!(*under.offer, Offer::Sweep(_)));
-        let sweeper = sweeper.map(|under| under.offer.sender()).or(state.sweeps.keys().next().copied());
+        let sweeper = state.sweeper().map(|(sender, _)| sender);
         let mut peers = state.peers.unwrap_or_default().to_vec();
         if let Some(sweeper) = sweeper {
             peers.sort_by_key(|peer| peer.me != sweeper);
@@ -468,6 +471,17 @@ impl State {
             }
         }
         self.vv.join(answer);
+    }
+
+    /// Who is sweeping, and what that leads to.
+    fn sweeper(&self) -> Option<(NodeId, VersionVector)> {
+        let sent = self.offers.values().filter_map(|under| match &*under.offer {
+            Offer::Sweep(sweep) => Some((sweep.sender, sweep.target.clone())),
+            Offer::Frame(_) => None,
+        });
+        let begun = self.sweeps.iter().map(|(sender, (target, _))| (*sender, target.clone()));
+        let mut all = sent.chain(begun).chain(self.interrupted.clone());
+        all.find(|(_, target)| !self.vv.covers_all(target))
     }
 
     fn name(&self, found: &Found) -> Result<(), String> {
