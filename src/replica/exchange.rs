@@ -72,7 +72,9 @@ impl Replica {
         trees: &T,
         now_ms: u64,
     ) -> Result<(), T::Error> {
-        self.recant(frame.sender, &frame.vv);
+        // Who goes on with frames has given its sweep up, or was set back in the middle of it: what it told then may be of
+        // another history.
+        self.swept.remove(&frame.sender);
         let incorporated = self.vv.clone();
         let theirs: BTreeMap<(Kind, &[u8]), &Entry> =
             frame.entries.iter().map(|(kind, key, entry)| ((*kind, key.as_slice()), entry)).collect();
@@ -144,7 +146,10 @@ impl Replica {
         trees: &T,
         now_ms: u64,
     ) -> Result<bool, T::Error> {
-        self.recant(sweep.sender, &sweep.vv);
+        if sweep.after.is_none() {
+            // So may what the sender told before it began anew.
+            self.swept.remove(&sweep.sender);
+        }
         let so_far = self.swept.get(&sweep.sender);
         let next = so_far.is_some_and(|s| s.target == sweep.target && s.through == sweep.after);
         if !next && sweep.after.is_some() {
@@ -186,13 +191,6 @@ impl Replica {
         }
         self.acknowledge(sweep.sender, &sweep.vv);
         Ok(true)
-    }
-
-    /// A sender that has less than it promised was set back: what its unfinished sweep has told was of another history.
-    fn recant(&mut self, sender: NodeId, vv: &VersionVector) {
-        if self.swept.get(&sender).is_some_and(|swept| !vv.covers_all(&swept.target)) {
-            self.swept.remove(&sender);
-        }
     }
 
     fn merge(
