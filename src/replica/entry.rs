@@ -176,13 +176,9 @@ impl Entry {
             || !self.context.covers_all(&theirs.context)
     }
 
-    /// Takes the picked versions out; they count as seen.
+    /// Takes the picked versions out; that they were seen, the context says since they came.
     pub(super) fn drop_versions(&mut self, picked: impl Fn(Dot) -> bool) -> Vec<Version> {
-        let gone: Vec<Version> = self.versions.extract_if(.., |version| picked(version.dot)).collect();
-        for version in &gone {
-            self.context.raise(version.dot);
-        }
-        gone
+        self.versions.extract_if(.., |version| picked(version.dot)).collect()
     }
 
     /// What every member has seen of this key need not be remembered: only what the live versions need stays.

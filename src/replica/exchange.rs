@@ -74,7 +74,7 @@ impl Replica {
     ) -> Result<(), T::Error> {
         // Who goes on with frames has given its sweep up, or was set back in the middle of it: what it told then may be of
         // another history.
-        self.swept.remove(&frame.sender);
+        self.give_up(frame.sender);
         let incorporated = self.vv.clone();
         let theirs: BTreeMap<(Kind, &[u8]), &Entry> =
             frame.entries.iter().map(|(kind, key, entry)| ((*kind, key.as_slice()), entry)).collect();

@@ -148,6 +148,8 @@ pub struct Replica {
     peers: BTreeMap<NodeId, VersionVector>,
     /// Sweeps that are being taken in, by sender.
     swept: BTreeMap<NodeId, exchange::Swept>,
+    /// Was a sweep of this node given up in the middle?
+    given_up: bool,
 }
 
 impl Replica {
@@ -165,7 +167,7 @@ impl Replica {
         totals: Totals,
     ) -> Replica {
         let (peers, swept) = (BTreeMap::new(), BTreeMap::new());
-        Replica { me, vv, floor, clock, totals, far_future: 0, peers, swept }
+        Replica { me, vv, floor, clock, totals, far_future: 0, peers, swept, given_up: false }
     }
 
     /// This node.
@@ -214,7 +216,18 @@ impl Replica {
     /// The member left or was evicted: forgetting no longer waits for it.
     pub fn dismiss(&mut self, peer: NodeId) {
         self.peers.remove(&peer);
-        self.swept.remove(&peer);
+        self.give_up(peer);
+    }
+
+    /// Was a sweep of this node given up in the middle, since this was last asked? No row of the log refers to what its
+    /// pieces brought that is to be forgotten.
+    pub fn gave_up(&mut self) -> bool {
+        std::mem::take(&mut self.given_up)
+    }
+
+    /// The member's sweep does not go on.
+    fn give_up(&mut self, peer: NodeId) {
+        self.given_up |= self.swept.remove(&peer).is_some();
     }
 
     /// The members that forgetting waits for, this node not among them.
@@ -248,23 +261,32 @@ impl Replica {
         touch.gone.extend(gone);
         self.vv.raise(dot);
         unit.log(dot, after, place);
-        self.forget(unit, place);
+        // What it must wait for, its own row will tell.
+        let _ = self.forget(unit, place);
         dot
     }
 
     /// Rule 4 for one key: when every member has incorporated all that the entry has seen, its context shrinks to what
-    /// the live versions need, and an entry without any is gone.
-    pub fn forget(&mut self, unit: &mut Unit, place: Place) {
+    /// the live versions need, and an entry without any is gone. What comes back is what it still waits for, if no row of the
+    /// log will tell when that has come: then the key must be looked at again when every member has it.
+    pub fn forget(&mut self, unit: &mut Unit, place: Place) -> Option<VersionVector> {
         let entry = &unit.at(place).entry;
         // A unit that is cut off keeps what it has forgotten, so it must not forget what it has yet to take in.
         let kept = |dot: Dot| dot.origin == self.me || unit.stays(dot);
         let stable = entry.context().iter().all(|dot| self.stable(dot) && kept(dot));
-        if !stable || !entry.leftover() {
-            return;
+        if !entry.leftover() {
+            return None;
+        }
+        if !stable {
+            // What is not incorporated here yet comes with a row, or never does.
+            let mut unheard = entry.context().iter().filter(|dot| !self.stable(*dot));
+            let rowless = unheard.any(|dot| self.floor.covers(dot)) && self.vv.covers_all(entry.context());
+            return rowless.then(|| entry.context().clone());
         }
         self.floor.join(entry.context());
         unit.forget();
         unit.at_mut(place).entry.slim();
+        None
     }
 
     /// Rows of the log up to this event are about to go: who lacks them must be swept.

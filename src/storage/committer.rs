@@ -283,7 +283,7 @@ impl Committer {
         let roster = unit.changes().any(|touch| touch.kind == Kind::Membership);
         self.shared.watermark.begin(self.commit);
         self.applier.apply(unit, &mut self.replica, before, &self.shared.watermark, self.commit)?;
-        if self.applier.unforgotten() {
+        if self.applier.unforgotten() | self.replica.gave_up() {
             self.pass.ask(self.replica.vv());
         }
         self.shared.publish(Published::of(&self.replica));
@@ -315,7 +315,7 @@ impl Committer {
             let Some(bytes) = self.trees.changes.get(change_key(row.first))? else { continue };
             for event in read_row(&change_key(row.first), &bytes)?.events {
                 let place = self.unit.load(event.kind, &event.key, &self.trees)?;
-                self.replica.forget(&mut self.unit, place);
+                self.let_go(place);
                 keys += 1;
             }
         }
@@ -326,12 +326,18 @@ impl Committer {
         self.pass.after = held.last().map(|(kind, key, _)| (*kind, key.clone()));
         for (kind, key, _) in held.iter().filter(|(_, _, entry)| entry.leftover()) {
             let place = self.unit.load(*kind, key, &self.trees)?;
-            self.replica.forget(&mut self.unit, place);
+            self.let_go(place);
         }
         if held.len() < FORGET_PER_COMMIT_MAX {
             self.pass.end();
         }
         Ok(())
+    }
+
+    fn let_go(&mut self, place: Place) {
+        if let Some(waits_for) = self.replica.forget(&mut self.unit, place) {
+            self.pass.ask(&waits_for);
+        }
     }
 
     fn adopt(&mut self, name: Name) -> Result<(), Error> {

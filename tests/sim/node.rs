@@ -162,14 +162,18 @@ impl Node {
         while let Some(row) = process.changes.ripe(replica) {
             for (_, kind, key) in &disk.log[&row.first].events {
                 let Ok(place) = unit.load(*kind, key, disk);
-                replica.forget(&mut unit, place);
+                if let Some(waits_for) = replica.forget(&mut unit, place) {
+                    process.pass.ask(&waits_for);
+                }
             }
         }
         if process.pass.begins(|vv| vv.iter().all(|dot| replica.stable(dot))) {
             let Ok(held) = disk.entries_after(process.pass.after.as_ref(), usize::MAX);
             for (kind, key, _) in held.iter().filter(|(.., entry)| entry.leftover()) {
                 let Ok(place) = unit.load(*kind, key, disk);
-                replica.forget(&mut unit, place);
+                if let Some(waits_for) = replica.forget(&mut unit, place) {
+                    process.pass.ask(&waits_for);
+                }
             }
             process.pass.end();
         }
@@ -203,7 +207,7 @@ impl Node {
         let replica = &process.replica;
         (disk.vv, disk.floor) = (replica.vv().clone(), replica.floor().clone());
         (disk.clock, disk.totals) = (replica.clock(), *replica.totals());
-        if unforgotten {
+        if unforgotten | process.replica.gave_up() {
             process.pass.ask(&disk.vv);
         }
         if roster {
