@@ -55,7 +55,7 @@ pub async fn meet(house: &Arc<House>) -> Result<(), Error> {
     }
     let deadline = tokio::time::sleep(Duration::from_millis(CONTACT_MS));
     tokio::pin!(deadline);
-    let mut strangers = Vec::new();
+    let (mut strangers, mut renewed) = (Vec::new(), false);
     loop {
         let answer = tokio::select! {
             answer = answers.join_next() => answer,
@@ -63,15 +63,19 @@ pub async fn meet(house: &Arc<House>) -> Result<(), Error> {
         };
         let Some(answer) = answer else { break };
         match answer {
-            Ok((_, Err(Error::Refused(Refusal::RolledBack(_))))) => {
+            Ok((id, Err(Error::Refused(Refusal::RolledBack(_))))) => {
                 let new = NodeId((house.settings.random)().max(1));
                 log::error!(
                     "this node holds less of its own writes than others: it was rolled back. It goes on as node {new}; \
                      its data stays, what it lacks comes from the others"
                 );
                 // The record of the old id goes when nobody goes by it: see the keeper.
-                let renewed = house.store.renew(new).await;
-                renewed.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?;
+                let done = house.store.renew(new).await;
+                done.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?;
+                renewed = true;
+                // Nobody knows the new one yet: any member may take it in, the one that answered first.
+                strangers = others.iter().copied().filter(|other| *other != id).collect();
+                strangers.insert(0, id);
                 break;
             }
             Ok((id, Err(Error::Refused(Refusal::Twin)))) => {
@@ -84,7 +88,9 @@ pub async fn meet(house: &Arc<House>) -> Result<(), Error> {
     }
     // Whom nobody knows any more joins again.
     if !strangers.is_empty() {
-        log::warn!("the other members no longer know this node: it was evicted, and joins again");
+        if !renewed {
+            log::warn!("the other members no longer know this node: it was evicted, and joins again");
+        }
         for id in strangers {
             if let Some(member) = house.member(id).await
                 && ask_to_join(house, &member.address).await.is_ok()

@@ -139,18 +139,26 @@ impl Network {
     pub async fn leave(&self) -> Result<usize, Rejection> {
         let house = &self.0;
         let members = house.others();
-        if members.is_empty() {
+        if members.is_empty() || house.store.cluster() == NOWHERE {
             return Ok(0);
         }
         let key = house.store.me().0.to_be_bytes().to_vec();
-        let gone = house.record(key, Action::Delete).await?;
+        match house.record(key, Action::Delete).await {
+            // It was evicted before.
+            Ok(_) | Err(Rejection::Nothing) => {}
+            Err(rejection) => return Err(rejection),
+        }
+        // Not its own writes alone: it may be the only one that still has another's.
+        let all = house.store.published().vv;
         let told = |said: &BTreeMap<NodeId, storage::Said>| {
-            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers(gone.dot));
+            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&all));
             members.iter().filter(has).count()
         };
-        let wanted = members.iter().filter(|id| house.peers.get(**id).liveness == Liveness::Alive).count();
-        let all = house.store.until_said(|said| told(said) >= wanted);
-        let _ = tokio::time::timeout(Duration::from_millis(PEER_ANSWER_MS), all).await;
+        // Who is suspect may be well. At least one must have all, or there is nobody to leave it to.
+        let up = |id: &&NodeId| house.peers.get(**id).liveness != Liveness::Down;
+        let wanted = members.iter().filter(up).count().max(1);
+        let enough = house.store.until_said(|said| told(said) >= wanted);
+        let _ = tokio::time::timeout(Duration::from_millis(PEER_ANSWER_MS), enough).await;
         house.store.adopt(NOWHERE).await?;
         Ok(told(&house.store.said()))
     }

@@ -130,7 +130,7 @@ impl House {
                 let whose = (cluster, from, to, sweep.sender);
                 // A comparison says nothing of what its sender has.
                 let ok = match sweep.target.is_empty() {
-                    true => self.knows((cluster, from, to)),
+                    true => self.knows((cluster, from, to)).and_then(|()| own(sweep.sender, from)),
                     false => self.admits(whose, &sweep.vv),
                 };
                 let ok = ok.and_then(|()| checked(sweep.check()));
@@ -155,9 +155,7 @@ impl House {
         its_vv: &VersionVector,
     ) -> Result<(), Refusal> {
         self.knows((cluster, from, to))?;
-        if sender != from {
-            return Err(Refusal::Malformed("it is not the sender's own".into()));
-        }
+        own(sender, from)?;
         let me = self.store.me();
         let vv = self.store.published().vv;
         if its_vv.get(from) < vv.get(from) {
@@ -204,6 +202,14 @@ impl House {
         }
         *sweeper = (!last).then(|| (from, Instant::now()));
         Ok(())
+    }
+}
+
+/// Nobody speaks for another.
+fn own(sender: NodeId, from: NodeId) -> Result<(), Refusal> {
+    match sender == from {
+        true => Ok(()),
+        false => Err(Refusal::Malformed("it is not the sender's own".into())),
     }
 }
 

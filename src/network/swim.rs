@@ -24,7 +24,19 @@ use crate::replica::NodeId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     node: NodeId,
+    #[serde(deserialize_with = "sane")]
     generation: u64,
+}
+
+/// A clock's ms and some lives more. Who is told of the last of all lives would have none to come back with.
+const GENERATION_MAX: u64 = 1 << 62;
+
+fn sane<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let generation = u64::deserialize(from)?;
+    match generation < GENERATION_MAX {
+        true => Ok(generation),
+        false => Err(serde::de::Error::custom("a generation beyond all clocks")),
+    }
 }
 
 impl foca::Identity for Identity {
@@ -146,7 +158,7 @@ impl Swim {
     pub fn known_as(&mut self, generation: u64, now: Duration) {
         self.effects.now = now;
         let own = *self.foca.identity();
-        if generation > own.generation {
+        if generation > own.generation && generation < GENERATION_MAX {
             let next = Identity { generation: generation.saturating_add(1), ..own };
             note(self.foca.change_identity(next, &mut self.effects));
         }

@@ -147,8 +147,9 @@ impl Replica {
         now_ms: u64,
     ) -> Result<bool, T::Error> {
         if sweep.after.is_none() {
-            // So may what the sender told before it began anew.
-            self.swept.remove(&sweep.sender);
+            // So may what an unfinished sweep has told, whoever sent it, of which this one takes the place.
+            self.given_up |= !self.swept.is_empty();
+            self.swept.clear();
         }
         let so_far = self.swept.get(&sweep.sender);
         let next = so_far.is_some_and(|s| s.target == sweep.target && s.through == sweep.after);

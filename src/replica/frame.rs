@@ -96,6 +96,9 @@ impl Sweep {
         if !self.vv.covers_all(&self.target) {
             return Err(Malformed("a sweep promises more than its sender has"));
         }
+        if self.target.is_empty() && !self.vv.is_empty() {
+            return Err(Malformed("a comparison calls something dead"));
+        }
         if !self.entries.iter().all(|(kind, key, _)| beyond(&(*kind, key.clone()))) {
             return Err(Malformed("a key lies outside of its piece of the sweep"));
         }

@@ -343,6 +343,7 @@ impl Committer {
     fn adopt(&mut self, name: Name) -> Result<(), Error> {
         // What it was is written first: a crash in between leaves it true, if early.
         let (row, id, before) = match name {
+            Name::Cluster(NodeId::NOBODY) if self.trees.id(meta::CLUSTER)? == 0 => return Ok(()),
             Name::Cluster(NodeId::NOBODY) => (meta::CLUSTER, NodeId::NOBODY, Some(meta::LEFT)),
             Name::Cluster(id) => (meta::CLUSTER, id, None),
             Name::Node(id) => (meta::NODE, id, Some(meta::FORMER)),
@@ -396,8 +397,9 @@ impl Committer {
         if !condition.holds(current.as_ref()) {
             return refuse(Rejection::Precondition(current));
         }
-        if token.as_ref().is_some_and(|token| !token.dots().iter().all(|&dot| self.replica.vv().covers(dot)))
-        {
+        // An entry may be ahead of the vector: what it shows can be named.
+        let known = |dot: Dot| self.replica.vv().covers(dot) || held.context().covers(dot);
+        if token.as_ref().is_some_and(|token| !token.dots().iter().all(|dot| known(*dot))) {
             return refuse(Rejection::TokenAhead);
         }
         let kept = |dot: Dot| token.as_ref().is_some_and(|token| !token.names(dot));

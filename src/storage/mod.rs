@@ -345,8 +345,9 @@ impl Store {
         most: usize,
         now_ms: u64,
     ) -> Result<Conflicts, Error> {
-        let (trees, totals) = (self.0.trees.clone(), self.published().totals);
-        let read = move || fatal_if_failed(siblings::conflicts(&trees, totals, after, most, now_ms));
+        let members = self.members()?.len() as u64;
+        let (trees, counted) = (self.0.trees.clone(), (members, self.published().totals));
+        let read = move || fatal_if_failed(siblings::conflicts(&trees, counted, after, most, now_ms));
         let found = blocking(read).await?;
         self.settled().await;
         Ok(found)

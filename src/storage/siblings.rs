@@ -19,14 +19,15 @@ pub struct Conflicts {
 /// At most so many of them, after this key. Blocks.
 pub fn conflicts(
     trees: &Trees,
-    totals: Totals,
+    (members_before, totals): (u64, Totals),
     after: Option<Vec<u8>>,
     most: usize,
     now_ms: u64,
 ) -> Result<Conflicts, Error> {
     let mut found = Conflicts { keys: Vec::new(), next: None };
-    // The members' records are counted among the versions.
-    if totals.versions <= totals.keys + trees.members()?.len() as u64 {
+    // The members' records are counted among the versions: those of two looks, one before the counts and one after.
+    let members = members_before.min(trees.members()?.len() as u64);
+    if totals.versions <= totals.keys + members {
         return Ok(found);
     }
     let mut place = Some((Kind::Data, after.unwrap_or_default()));

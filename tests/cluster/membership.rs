@@ -209,7 +209,8 @@ fn a_node_that_was_set_back_takes_a_new_id_and_keeps_its_data() {
     cluster.kill(1);
     std::fs::remove_dir_all(cluster.dir(1)).unwrap();
     copy(&backup, &cluster.dir(1));
-    cluster.up(1);
+    // Nobody tells it whom to join: it asks those that it knows.
+    cluster.nodes[1] = Some(Node::launch(Node::command(&cluster.dir(1), &[])).expect("it serves"));
     cluster.settle();
     assert_ne!(id(cluster.node(1)), old);
     wait_until(SETTLED, "the old id is no member any more", || state(cluster.node(0), &old) == "none");
@@ -334,7 +335,9 @@ fn a_node_leaves_and_may_join_again() {
         wait_until(SETTLED, "it is no member any more", || state(cluster.node(number), &leaver) == "none");
         shows(cluster.node(number), "k", Some("x"));
     }
-    // By itself it does not go back.
+    // By itself it does not go back, and leaving once more, before anybody has taken it in, changes nothing.
+    let flags = ["127.0.0.1:1", "--leave-on-exit"];
+    assert_eq!(Node::start(&cluster.dir(2), &flags).stop().code(), Some(0));
     let log = Node::launch(Node::command(&cluster.dir(2), &[])).err().expect("it does not serve");
     assert!(log.contains("has left its cluster"), "{log}");
     put(cluster.node(0), "k", "y");
