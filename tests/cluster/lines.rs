@@ -50,14 +50,15 @@ fn bad_lines_lose_nothing() {
 fn a_write_is_one_message_to_each_member() {
     const WRITES: usize = 300;
     let (cluster, proxies) = cluster(3);
-    let before = proxies[2].messages();
+    let (before, begun) = (proxies[2].messages(), Instant::now());
     for n in 0..WRITES {
         assert_eq!(put(cluster.node(0), &format!("k{n}?w=3"), "x").status, 201);
     }
     let messages = proxies[2].messages() - before;
     assert!(messages >= WRITES, "{messages} messages: not all came by the door that counts");
-    // Who is alive, and what each has, is told beside.
-    assert!(messages < WRITES + WRITES / 2, "{messages} messages for {WRITES} writes");
+    // Who is alive, and what each has, is told beside: some messages a second.
+    let beside = WRITES / 4 + 8 * begun.elapsed().as_secs() as usize;
+    assert!(messages < WRITES + beside, "{messages} messages for {WRITES} writes");
 }
 
 /// A member behind a line that gives a byte now and then, or nothing at all, costs the others' writers nothing.
