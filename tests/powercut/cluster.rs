@@ -197,7 +197,12 @@ pub fn totals(found: &Found) -> (u64, u64, String) {
 pub async fn give(store: Store, id: u64, offer: Offer) -> VersionVector {
     let parcel = offer.parcel();
     note(Note::Offered { id, offer });
-    let vv = store.take(parcel).await.expect("a parcel is taken");
+    let vv = match store.take(parcel).await {
+        Ok(vv) => vv,
+        // The crash has forgotten how far the sweep was: nothing was taken, and it begins anew.
+        Err(Rejection::OutOfTurn) => store.published().vv,
+        Err(other) => panic!("a parcel was refused: {other}"),
+    };
     note(Note::Taken { id, vv: vv.clone() });
     vv
 }

@@ -455,6 +455,10 @@ impl State {
                 if !next && sweep.after.is_some() {
                     return;
                 }
+                if sweep.after.is_none() {
+                    // It takes the place of every other.
+                    self.sweeps.clear();
+                }
                 for key in keys {
                     if let Some(news) = news(offer, *key) {
                         join(
