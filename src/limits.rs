@@ -253,3 +253,7 @@ pub const CONTACT_MS: u64 = 2_000;
 
 /// So many looks at the roster in a row must show another digest under the same vector before it is called a fault.
 pub const UNEQUAL_LOOKS: u32 = 20;
+
+/// First and longest pause between comparisons of everything with one member, in ms: what one has not mended, the next one
+/// rarely does, and each reads every key.
+pub const COMPARE_PAUSE_MS: (u64, u64) = (60_000, 3_600_000);

@@ -129,12 +129,13 @@ impl House {
             Message::Sweep(to, sweep) => {
                 let whose = (cluster, from, to, sweep.sender);
                 // A comparison says nothing of what its sender has.
-                let ok = match sweep.target.is_empty() {
+                let ok = match sweep.compares() {
                     true => self.knows((cluster, from, to)).and_then(|()| own(sweep.sender, from)),
-                    false => self.admits(whose, &sweep.vv),
+                    false => self
+                        .admits(whose, &sweep.vv)
+                        .and_then(|()| self.one_sweeper(from, sweep.through.is_none())),
                 };
-                let ok = ok.and_then(|()| checked(sweep.check()));
-                if let Err(refusal) = ok.and_then(|()| self.one_sweeper(from, sweep.through.is_none())) {
+                if let Err(refusal) = ok.and_then(|()| checked(sweep.check())) {
                     return Reply::Refused(refusal);
                 }
                 self.seen(from, now_ms);

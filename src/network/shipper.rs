@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use super::error::Error;
 use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
-use crate::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX, SWEEP_KEYS_MAX, TELL_MS, TELL_SHARE, UNEQUAL_LOOKS};
+use crate::limits::{
+    COMPARE_PAUSE_MS, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, SWEEP_KEYS_MAX, TELL_MS, TELL_SHARE, UNEQUAL_LOOKS,
+};
 use crate::replica::{Bounds, Courier, NodeId, VersionVector};
 use crate::storage::Next;
 
@@ -27,15 +29,41 @@ struct Shipper {
     began: Instant,
     /// What the last message that was answered said that we have, and when that was.
     told: Option<(VersionVector, Instant)>,
-    /// Has it been shown everything since it began to hold something else under the same vector?
-    compared: bool,
+    comparisons: Comparisons,
+}
+
+/// When the member is shown everything because it holds something else under the same vector.
+struct Comparisons {
+    /// When the last one began, and how long after that the next one may.
+    last: Option<(Instant, Duration)>,
+}
+
+impl Comparisons {
+    /// May one begin now, and has one been of no use lately?
+    fn begin(&mut self) -> Option<bool> {
+        let (first, longest) = COMPARE_PAUSE_MS;
+        let (first, longest) = (Duration::from_millis(first), Duration::from_millis(longest));
+        let before = self.last.filter(|(began, _)| began.elapsed() < 2 * longest);
+        if before.is_some_and(|(began, pause)| began.elapsed() < pause) {
+            return None;
+        }
+        let pause = before.map_or(first, |(_, pause)| (2 * pause).min(longest));
+        self.last = Some((Instant::now(), pause));
+        Some(before.is_some())
+    }
+
+    /// The one that began last was cut off, by the member or the line: it does not count.
+    fn cut_off(&mut self) {
+        self.last = None;
+    }
 }
 
 /// Ships until it is aborted.
 pub async fn ship(house: Arc<House>, peer: NodeId) {
     let mut feed = house.store.feed();
     let (courier, began) = (Courier::new(peer), Instant::now());
-    let mut shipper = Shipper { house, peer, courier, began, told: None, compared: false };
+    let mut shipper =
+        Shipper { house, peer, courier, began, told: None, comparisons: Comparisons { last: None } };
     let mut failures = 0;
     loop {
         feed.mark_unchanged();
@@ -118,12 +146,22 @@ impl Shipper {
     async fn next(&mut self) -> Result<Message, Error> {
         let house = &self.house;
         let unequal = house.peers.get(self.peer).unequal >= UNEQUAL_LOOKS;
-        self.compared = self.compared && unequal;
-        if unequal && !self.compared && self.courier.sweeping().is_none() {
+        let quiet = !self.courier.sweeping() && !self.courier.comparing();
+        if unequal
+            && quiet
+            && let Some(again) = self.comparisons.begin()
+        {
+            let what = "has incorporated the same events and holds something else";
+            match again {
+                false => log::warn!("member {} {what}: it is shown everything", self.peer),
+                true => log::error!(
+                    "member {} still {what}, though it was shown everything: report this",
+                    self.peer
+                ),
+            }
             self.courier.begin_comparison();
-            self.compared = true;
         }
-        if self.courier.sweeping().is_none() {
+        if self.courier.piece().is_none() {
             let vv = house.store.published().vv;
             let said = house.store.said().remove(&self.peer).map(|said| said.vv);
             let now_ms = self.began.elapsed().as_millis() as u64;
@@ -140,7 +178,7 @@ impl Shipper {
                 }
             }
         }
-        let (target, after) = self.courier.sweeping().cloned().expect("begun above");
+        let (target, after) = self.courier.piece().expect("begun above, or under way");
         let bounds = Bounds { count: SWEEP_KEYS_MAX, bytes: FRAME_BYTES_MAX };
         let piece = house.store.sweep_for(target, after, bounds).await?;
         self.courier.sent(&piece);
@@ -149,8 +187,10 @@ impl Shipper {
 
     /// Notes why it did not work.
     fn failed(&mut self, error: &Error, failures: u32) {
+        if self.courier.comparing() {
+            self.comparisons.cut_off();
+        }
         self.courier.failed();
-        self.compared = false;
         self.house.peers.update(self.peer, |peer| peer.trouble = Some(error.to_string()));
         // An event may have come there by another way while this message was: only what we never had counts.
         let own = self.house.store.published().vv.get(self.house.store.me());

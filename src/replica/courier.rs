@@ -18,6 +18,10 @@ pub struct Courier {
     have: Option<VersionVector>,
     /// Where a sweep of it stands: what it has at the end, and the last key that was sent.
     sweep: Option<(VersionVector, Bound)>,
+    /// Where a comparison stands: the last key that was shown.
+    comparing: Option<Bound>,
+    /// Was the last message a piece of a comparison? Then it is the turn of events.
+    showed: bool,
     lacks: Lacks,
     /// Has it been seen to have all that we had forgotten then?
     met: bool,
@@ -54,7 +58,15 @@ pub struct Told {
 impl Courier {
     /// Nothing is known of this member yet.
     pub fn new(peer: NodeId) -> Courier {
-        Courier { peer, have: None, sweep: None, lacks: Lacks::default(), met: false }
+        Courier {
+            peer,
+            have: None,
+            sweep: None,
+            comparing: None,
+            showed: false,
+            lacks: Lacks::default(),
+            met: false,
+        }
     }
 
     /// From where, and of which origins, the next frame tells. `me` has published `vv`, and the member has `said` something
@@ -77,9 +89,10 @@ impl Courier {
         Wants { have, origins, first: !self.met }
     }
 
-    /// The member needs no sweep.
+    /// The member needs no sweep: a frame is on its way.
     pub fn met(&mut self) {
         self.met = self.have.is_some();
+        self.showed = false;
     }
 
     /// The member lacks more than the log has: from now on it is sent everything up to `target`.
@@ -87,19 +100,35 @@ impl Courier {
         self.sweep = Some((target, None));
     }
 
-    /// The member has incorporated the same and holds something else: it is shown everything.
+    /// The member has incorporated the same and holds something else: it is shown everything, between the events.
     pub fn begin_comparison(&mut self) {
-        self.begin_sweep(VersionVector::new());
+        self.comparing = Some(None);
     }
 
-    /// The sweep that is under way: its target, and after which key the next piece begins.
-    pub fn sweeping(&self) -> Option<&(VersionVector, Bound)> {
-        self.sweep.as_ref()
+    /// Is a comparison under way?
+    pub fn comparing(&self) -> bool {
+        self.comparing.is_some()
+    }
+
+    /// Is a sweep under way?
+    pub fn sweeping(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// The piece to send now, if it is not the turn of events: its target, and after which key it begins. While a sweep is
+    /// under way there are no events; a comparison holds none up.
+    pub fn piece(&self) -> Option<(VersionVector, Bound)> {
+        let shown = || self.comparing.clone().filter(|_| !self.showed);
+        self.sweep.clone().or_else(|| Some((VersionVector::new(), shown()?)))
     }
 
     /// This piece is on its way; the next one follows it.
     pub fn sent(&mut self, piece: &Sweep) {
-        self.sweep = piece.through.clone().map(|through| (piece.target.clone(), Some(through)));
+        let through = piece.through.clone().map(Some);
+        match piece.compares() {
+            true => (self.comparing, self.showed) = (through, true),
+            false => self.sweep = through.map(|through| (piece.target.clone(), through)),
+        }
     }
 
     /// The member has answered; `said` is what it had said before it was asked.
@@ -109,7 +138,7 @@ impl Courier {
             self.sweep = None;
             self.met = false;
         }
-        let progress = self.sweep.is_some() || self.have.as_ref() != Some(vv);
+        let progress = self.sweep.is_some() || self.comparing.is_some() || self.have.as_ref() != Some(vv);
         self.have = Some(vv.clone());
         Told { fell_back, progress }
     }
@@ -118,6 +147,7 @@ impl Courier {
     pub fn failed(&mut self) {
         self.have = None;
         self.sweep = None;
+        self.comparing = None;
         self.met = false;
     }
 
@@ -129,7 +159,10 @@ impl Courier {
     /// Does the member lack something that it is our affair to send now?
     pub fn lagging(&self, me: NodeId, vv: &VersionVector) -> bool {
         let have = self.have.clone().unwrap_or_default();
-        self.sweep.is_some() || have.get(me) < vv.get(me) || self.lacks.relays(&have)
+        self.sweep.is_some()
+            || self.comparing.is_some()
+            || have.get(me) < vv.get(me)
+            || self.lacks.relays(&have)
     }
 }
 

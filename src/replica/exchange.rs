@@ -138,7 +138,7 @@ impl Replica {
 
     /// Rule 5: takes a piece of a sweep in. Whatever lives here among its keys and is not listed, though the sender has
     /// incorporated it, is dead. After the last piece everything up to its target is incorporated. `false` when the piece
-    /// is not the next one: then the sweep begins anew.
+    /// is not the next one: then the sweep begins anew. A piece of a comparison stands for itself.
     pub fn take_sweep<T: Trees>(
         &mut self,
         sweep: &Sweep,
@@ -146,6 +146,10 @@ impl Replica {
         trees: &T,
         now_ms: u64,
     ) -> Result<bool, T::Error> {
+        if sweep.compares() {
+            self.take_entries(sweep, unit, trees, now_ms)?;
+            return Ok(true);
+        }
         if sweep.after.is_none() {
             // So may what an unfinished sweep has told, whoever sent it, of which this one takes the place.
             self.given_up |= !self.swept.is_empty();
@@ -169,12 +173,7 @@ impl Replica {
             let touch = unit.at_mut(place);
             touch.gone.extend(touch.entry.drop_versions(|dot| dead(kind, &key, dot)));
         }
-        for (kind, key, entry) in &sweep.entries {
-            let place = unit.load(*kind, key, trees)?;
-            if unit.at(place).entry.has_news(entry, &incorporated) {
-                self.merge(entry, place, unit, &incorporated, now_ms);
-            }
-        }
+        self.take_entries(sweep, unit, trees, now_ms)?;
         match &sweep.through {
             Some(_) => {
                 let swept = Swept { target: sweep.target.clone(), through: sweep.through.clone() };
@@ -192,6 +191,24 @@ impl Replica {
         }
         self.acknowledge(sweep.sender, &sweep.vv);
         Ok(true)
+    }
+
+    /// Takes in what is listed.
+    fn take_entries<T: Trees>(
+        &mut self,
+        sweep: &Sweep,
+        unit: &mut Unit,
+        trees: &T,
+        now_ms: u64,
+    ) -> Result<(), T::Error> {
+        let incorporated = self.vv.clone();
+        for (kind, key, entry) in &sweep.entries {
+            let place = unit.load(*kind, key, trees)?;
+            if unit.at(place).entry.has_news(entry, &incorporated) {
+                self.merge(entry, place, unit, &incorporated, now_ms);
+            }
+        }
+        Ok(())
     }
 
     fn merge(

@@ -87,6 +87,11 @@ impl Frame {
 }
 
 impl Sweep {
+    /// Is it a piece of a comparison?
+    pub fn compares(&self) -> bool {
+        self.target.is_empty()
+    }
+
     /// Holds what comes from elsewhere to the promises that the rules rest on.
     pub fn check(&self) -> Result<(), Malformed> {
         let beyond = |(kind, key): &(Kind, Vec<u8>)| {
@@ -96,7 +101,7 @@ impl Sweep {
         if !self.vv.covers_all(&self.target) {
             return Err(Malformed("a sweep promises more than its sender has"));
         }
-        if self.target.is_empty() && !self.vv.is_empty() {
+        if self.compares() && !self.vv.is_empty() {
             return Err(Malformed("a comparison calls something dead"));
         }
         if !self.entries.iter().all(|(kind, key, _)| beyond(&(*kind, key.clone()))) {

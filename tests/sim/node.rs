@@ -252,7 +252,7 @@ impl Node {
             false => (disk.vv.clone(), disk.floor.clone()),
         };
         let reader = Replica::resume(disk.me, vv, floor, disk.clock, disk.totals);
-        if line.courier.sweeping().is_none() {
+        if line.courier.piece().is_none() {
             let wants = line.courier.wants(disk.me, reader.vv(), said.as_ref(), now_ms);
             let must_sweep =
                 |replica: &Replica| replica.must_sweep(&wants.have, |origin| wants.concerns(origin));
@@ -269,7 +269,7 @@ impl Node {
                 line.courier.begin_sweep(disk.vv.clone());
             }
         }
-        let (target, after) = line.courier.sweeping().cloned().expect("begun above");
+        let (target, after) = line.courier.piece().expect("begun above, or under way");
         // What is published never goes back.
         let reader = if reader.vv().covers_all(&target) { reader } else { disk.replica() };
         let Ok(piece) = reader.sweep(target, after, bounds, disk);

@@ -210,7 +210,7 @@ impl World {
             for to in serving.iter().copied().filter(|to| *to != from) {
                 let id = self.machines[to].me();
                 self.courier(from, id).begin_comparison();
-                while self.courier(from, id).sweeping().is_some() {
+                while self.courier(from, id).comparing() {
                     self.talks(from, id);
                 }
             }

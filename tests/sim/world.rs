@@ -153,13 +153,13 @@ impl World {
             }
             line.courier.failed();
         }
-        let was = line.courier.sweeping().is_some();
+        let was = line.courier.sweeping();
         let mail = node.mail(to, bounds, early, now_ms);
         let said = node.process().heard.all().remove(&to).unwrap_or_default().vv;
         self.letters += 1;
         let line = node.process().lines.get_mut(&to).expect("it is there");
         line.waits = Some((self.letters, now_ms, said));
-        self.counts.sweeps += u64::from(!was && matches!(mail, Mail::Sweep(_)));
+        self.counts.sweeps += u64::from(!was && matches!(&mail, Mail::Sweep(piece) if !piece.compares()));
         let home = self.homes[&to];
         self.network.post(Letter { from, to: home, number: self.letters, body: Body::Ask(to, mail) });
     }
@@ -218,7 +218,9 @@ impl World {
             } else if let Mail::Sweep(sweep) = &mail {
                 sweep.check().expect("a sweep is well formed");
                 let last = sweep.through.is_none();
-                if !one_sweeper(&mut node.process().sweeper, sweep.sender, last, self.now_ms) {
+                let free = sweep.compares()
+                    || one_sweeper(&mut node.process().sweeper, sweep.sender, last, self.now_ms);
+                if !free {
                     answers.push(answer(Body::Refused(Refusal::Other)));
                     continue;
                 }
@@ -266,7 +268,7 @@ impl World {
         if !others.is_empty() && !others.contains(&from) {
             return Err(Some(Refusal::Stranger));
         }
-        if matches!(mail, Mail::Sweep(sweep) if sweep.target.is_empty()) {
+        if matches!(mail, Mail::Sweep(sweep) if sweep.compares()) {
             return Ok(()); // a comparison says nothing of what its sender has
         }
         if its_vv.get(from) < node.disk.vv.get(from) {
