@@ -17,35 +17,38 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// `Err` says why it is not ready.
 pub fn ready(target: &Target) -> Result<(), String> {
     let address = resolve(target)?;
-    match ask(address, "GET /ready HTTP/1.0\r\n\r\n")? {
+    match ask(address, "GET /ready HTTP/1.0\r\n\r\n", PATIENCE)? {
         Answer { status: 200, .. } => Ok(()),
         Answer { text, .. } => Err(format!("{address} is not ready: {text}")),
     }
 }
 
 /// Asks a node to leave its cluster, and comes back when it has stopped.
-pub fn leave(flags: &Leave) -> Result<(), String> {
+pub fn leave(flags: &Leave) -> Result<String, String> {
     let address = resolve(&flags.target)?;
     let secret = flags.cluster_secret_file.as_deref().map(config::secret).transpose();
     let secret = secret.map_err(|wrong| wrong.to_string())?;
     let shown = secret.map(|secret| format!("Authorization: {}\r\n", secret.header())).unwrap_or_default();
-    match ask(address, &format!("POST /cluster/leave HTTP/1.0\r\n{shown}Content-Length: 0\r\n\r\n"))? {
-        Answer { status: 202, .. } => {}
+    // Requests under way, then the other members, twice.
+    let limit = Duration::from_millis(STOP_GRACE_MS + 2 * PEER_ANSWER_MS) + PATIENCE;
+    let request = format!("POST /cluster/leave HTTP/1.0\r\n{shown}Content-Length: 0\r\n\r\n");
+    let told = match ask(address, &request, limit)? {
+        Answer { status: 200, text } => text,
         Answer { status: 401, .. } => {
             return Err(format!("{address} wants the cluster secret: give --cluster-secret-file"));
         }
         Answer { text, .. } => return Err(format!("{address} does not leave: {text}")),
-    }
-    // Requests under way, then the other members, then requests under way, as it stops.
-    let limit = Duration::from_millis(2 * STOP_GRACE_MS + PEER_ANSWER_MS) + PATIENCE;
+    };
+    // Requests under way, again, as it stops.
+    let limit = Duration::from_millis(STOP_GRACE_MS) + PATIENCE;
     let deadline = Instant::now() + limit;
     while TcpStream::connect_timeout(&address, PATIENCE).is_ok() {
         if Instant::now() > deadline {
-            return Err(format!("{address} is leaving, but has not stopped within {} s", limit.as_secs()));
+            return Err(format!("{address} has left, but has not stopped within {} s", limit.as_secs()));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(())
+    Ok(told)
 }
 
 struct Answer {
@@ -54,10 +57,10 @@ struct Answer {
     text: String,
 }
 
-fn ask(address: SocketAddr, request: &str) -> Result<Answer, String> {
+fn ask(address: SocketAddr, request: &str, patience: Duration) -> Result<Answer, String> {
     let exchange = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         stream.take(4_096).read_to_end(&mut answer)?;
@@ -83,8 +86,7 @@ fn resolve(target: &Target) -> Result<SocketAddr, String> {
 
 /// What the node wrote into its directory; a wildcard is reached by loopback.
 fn written(directory: &Path) -> Result<SocketAddr, String> {
-    let tenant = tenant(directory)
-        .ok_or_else(|| format!("no node has written its address into {}", directory.display()))?;
+    let tenant = tenant(directory).ok_or_else(|| format!("no node runs on {}", directory.display()))?;
     let mut address = tenant.address;
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

@@ -242,8 +242,14 @@ pub const SWIM_FORGET_MS: u64 = 600_000;
 /// Largest packet: a greeting is answered with the members, 20 bytes each.
 pub const SWIM_PACKET_BYTES_MAX: usize = 16 << 10;
 
+/// Packets in one message or answer; a node sends one, and answers with a few.
+pub const SWIM_PACKETS_MAX: usize = 64;
+
 /// Packets of this kind under way to others, at most; more are lost, as on any network.
 pub const SWIM_UNDER_WAY_MAX: usize = 64;
+
+/// A member that lacks something for longer is said to hold forgetting back: for a moment each does, all the time.
+pub const HOLDING_MS: u64 = 5_000;
 
 /// How often a node looks at the roster.
 pub const ROSTER_LOOK_MS: u64 = 250;

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     if let Some(command) = cli.command {
         let done = match command {
             Command::Healthcheck(target) => ask::ready(&target),
-            Command::Leave(flags) => ask::leave(&flags),
+            Command::Leave(flags) => ask::leave(&flags).map(|told| println!("{told}")),
         };
         return match done {
             Ok(()) => Exit::Stopped.into(),

@@ -120,17 +120,24 @@ async fn serve(config: Config) -> Result<(), End> {
         store.published().totals.keys,
         started.elapsed().as_millis()
     );
-    let leaves = tokio::select! {
-        () = signals.received() => config.leave_on_exit,
-        () = door.asked_to_leave() => true,
-    };
-    if leaves {
-        // First no more writes: one that is taken after the others have let this node go would be theirs never.
-        app.stop();
-        drain(&app).await;
-        match network.leave().await {
-            Ok(told) => log::info!("this node has left its cluster; {told} other members know"),
-            Err(e) => log::error!("this node could not leave its cluster: {e}"),
+    let mut stays = None;
+    loop {
+        tokio::select! {
+            () = signals.received() => {
+                if config.leave_on_exit {
+                    stays = leave(&app, &network).await.err();
+                }
+                break;
+            }
+            asked = door.asked_to_leave() => {
+                let left = leave(&app, &network).await;
+                let out = left.is_ok();
+                // Who asked may be gone by now.
+                let _ = asked.send(left);
+                if out {
+                    break;
+                }
+            }
         }
     }
     log::info!("stopping: finishing {} requests under way", app.under_way());
@@ -144,7 +151,26 @@ async fn serve(config: Config) -> Result<(), End> {
     let closing = store.clone();
     let _ = tokio::task::spawn_blocking(move || closing.close()).await;
     log::info!("stopped: everything acknowledged is on the disk");
-    Ok(())
+    match stays {
+        Some(why) => Err(End { exit: Exit::Unforeseen, line: format!("stopped, but still a member: {why}") }),
+        None => Ok(()),
+    }
+}
+
+/// Leaves the cluster; or serves on, and says why.
+async fn leave(app: &App, network: &Network) -> Result<usize, String> {
+    // First no more writes: one that is taken after the others have let this node go would be theirs never.
+    app.stop();
+    drain(app).await;
+    let left = network.leave().await;
+    match &left {
+        Ok(told) => log::info!("this node has left its cluster; {told} other members know"),
+        Err(why) => {
+            log::error!("this node stays in its cluster: {why}");
+            app.resume();
+        }
+    }
+    left
 }
 
 /// Waits for the requests under way, for as long as they may take.

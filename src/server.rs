@@ -99,6 +99,7 @@ fn problem(denied: Denied, request: &HttpRequest) -> Problem {
         Denied::Path => api::no_such_path(request.path()),
         Denied::Method => Problem::not_allowed(request.method().as_str(), "POST"),
         Denied::Unreadable(why) => Problem::new(Code::InvalidBody, why),
+        Denied::Stays(why) => Problem::new(Code::CantLeave, why),
         Denied::Starting => Problem::new(Code::Starting, "the node is not ready for its peers: try again"),
     }
 }

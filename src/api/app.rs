@@ -71,6 +71,11 @@ impl App {
         self.stopping.store(true, Ordering::SeqCst);
     }
 
+    /// From now on they are again: the node stays.
+    pub fn resume(&self) {
+        self.stopping.store(false, Ordering::SeqCst);
+    }
+
     /// Is the node on its way out?
     pub fn stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)

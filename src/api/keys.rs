@@ -114,12 +114,20 @@ async fn catch_up(store: &Store, session: &VersionVector, timeout_ms: u64) -> Re
     }
     let caught_up = store.until_incorporated(session);
     let timeout = std::time::Duration::from_millis(timeout_ms);
-    tokio::time::timeout(timeout, caught_up).await.map_err(|_| {
-        Problem::new(
-            Code::Behind,
-            format!("not within {timeout_ms} ms (timeout_ms): try again, or ask another node"),
-        )
-    })
+    if tokio::time::timeout(timeout, caught_up).await.is_ok() {
+        return Ok(());
+    }
+    let (vv, members) = (store.published().vv, store.members()?);
+    let mut lost = session.iter().filter(|dot| !vv.covers(*dot) && !members.contains(&dot.origin));
+    let advice = match lost.next() {
+        // It left, or its disk is gone: what it had told nobody, nobody will ever have.
+        Some(Dot { origin, .. }) => format!(
+            "it waits for writes of {origin}, which is no member any more and may have taken them along: leave Session-Token \
+             out to go on without them"
+        ),
+        None => "try again, or ask another node".into(),
+    };
+    Err(Problem::new(Code::Behind, format!("not within {timeout_ms} ms (timeout_ms): {advice}")))
 }
 
 /// A version that a reader sees, with its text.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::app::App;
 use super::problem::{Code, Problem};
 use super::{request, time};
-use crate::limits::UNEQUAL_LOOKS;
+use crate::limits::{HOLDING_MS, UNEQUAL_LOOKS};
 use crate::peers::Member;
 use crate::replica::{Dot, Kind, NodeId, Token, VersionVector};
 use crate::storage::{Action, Condition, Request, Store};
@@ -85,7 +85,8 @@ async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Pr
         shown.lag = own.saturating_sub(has);
         let since = peer.owed.map(|(_, since)| since);
         shown.lag_seconds = since.map_or(0, |since| now_ms.saturating_sub(since) / 1_000);
-        shown.holds_forgetting_since = since.filter(|_| !store.lapsed(&said)).map(time::text);
+        let holds = |since: &u64| now_ms.saturating_sub(*since) > HOLDING_MS && !store.lapsed(&said);
+        shown.holds_forgetting_since = since.filter(holds).map(time::text);
         shown.digest = peer.state.filter(|(its, _)| *its == vv).map(|(_, digest)| digest.to_string());
         shown.clock_skew_ms = peer.skew_ms;
         shown.trouble = peer.trouble;
@@ -120,8 +121,9 @@ pub async fn one(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
     struct One {
         #[serde(flatten)]
         member: Shown,
-        /// Events that it has said to have and no other member has: its eviction may lose them.
-        events_held_only_there: u64,
+        /// Events that it has said to have and no other member has: its eviction may lose them. Null when this node has not
+        /// heard from it since it started.
+        events_held_only_there: Option<u64>,
     }
     // What all the others have, together.
     let mut elsewhere = store.published().vv;
@@ -133,7 +135,7 @@ pub async fn one(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
     let own = store.published().vv;
     let its = if id == store.me() { Some(own) } else { app.peers.get(id).state.map(|(vv, _)| vv) };
     let only = |dot: Dot| dot.seq.saturating_sub(elsewhere.get(dot.origin));
-    let events_held_only_there = its.iter().flat_map(|vv| vv.iter()).map(only).sum();
+    let events_held_only_there = its.map(|vv| vv.iter().map(only).sum());
     Ok(HttpResponse::Ok().json(One { member, events_held_only_there }))
 }
 

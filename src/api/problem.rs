@@ -38,6 +38,8 @@ pub enum Code {
     InvalidHeader,
     /// The request was not in by its time.
     RequestTimeout,
+    /// The node stays in its cluster.
+    CantLeave,
     /// The causality token names what this node has not seen.
     TokenAhead,
     /// What the causality token names was replaced or deleted already.
@@ -88,6 +90,9 @@ impl Code {
             Code::InvalidHeader => ("invalid-header", StatusCode::BAD_REQUEST, "A header is not valid"),
             Code::RequestTimeout => {
                 ("request-timeout", StatusCode::REQUEST_TIMEOUT, "The request did not arrive in time")
+            }
+            Code::CantLeave => {
+                ("cant-leave", StatusCode::CONFLICT, "The node does not leave its cluster now")
             }
             Code::TokenAhead => {
                 ("causality-token-ahead", StatusCode::CONFLICT, "This node has not seen what the token names")

@@ -125,9 +125,10 @@ pub fn page(request: &HttpRequest, limits: (usize, usize)) -> Result<Page, Probl
             return refuse("it stands twice");
         }
         seen.push(name);
-        match (name, value.parse::<usize>()) {
+        let plain = value.bytes().all(|byte| byte.is_ascii_digit());
+        match (name, value.parse::<usize>().ok().filter(|_| plain)) {
             ("after", _) => page.after = Some(percent_encoding::percent_decode_str(value).collect()),
-            ("limit", Ok(limit)) if (1..=limits.1).contains(&limit) => page.limit = limit,
+            ("limit", Some(limit)) if (1..=limits.1).contains(&limit) => page.limit = limit,
             ("limit", _) => return refuse(&format!("limit is a number from 1 to {}", limits.1)),
             _ => return refuse("the parameters of this request are: after, limit"),
         }

@@ -35,8 +35,9 @@ fn port_of(address: &str) -> Option<u16> {
 }
 
 /// Asks the members that are known from before what they have of this node: before it takes a single write it must know
-/// whether it was rolled back, or whether it still belongs.
-pub async fn meet(house: &Arc<House>) -> Result<(), Error> {
+/// whether it was rolled back, or whether it still belongs. What comes back are the addresses by which it is to join: of
+/// members that no longer know it and did not take it in at once.
+pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
     if house.store.cluster() == NOWHERE {
         return match house.settings.join.is_empty() {
             true => Err(storage::Error::Refused(
@@ -44,7 +45,7 @@ pub async fn meet(house: &Arc<House>) -> Result<(), Error> {
                     .into(),
             )
             .into()),
-            false => Ok(()),
+            false => Ok(Vec::new()),
         };
     }
     let others = house.others();
@@ -87,19 +88,18 @@ pub async fn meet(house: &Arc<House>) -> Result<(), Error> {
         }
     }
     // Whom nobody knows any more joins again.
-    if !strangers.is_empty() {
-        if !renewed {
-            log::warn!("the other members no longer know this node: it was evicted, and joins again");
-        }
-        for id in strangers {
-            if let Some(member) = house.member(id).await
-                && ask_to_join(house, &member.address).await.is_ok()
-            {
-                break;
-            }
-        }
+    if !strangers.is_empty() && !renewed {
+        log::warn!("the other members no longer know this node: it was evicted, and joins again");
     }
-    Ok(())
+    let mut addresses = Vec::new();
+    for id in strangers {
+        let Some(member) = house.member(id).await else { continue };
+        if ask_to_join(house, &member.address).await.is_ok() {
+            return Ok(Vec::new());
+        }
+        addresses.push(member.address);
+    }
+    Ok(addresses)
 }
 
 /// A frame that holds nothing: the answer tells all.
@@ -115,11 +115,11 @@ async fn greet(house: &House, id: NodeId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tries the addresses that the operator gave, again and again, until one takes this node in.
-pub async fn join(house: Arc<House>) {
+/// Tries these addresses again and again, until one takes this node in.
+pub async fn join(house: Arc<House>, addresses: Vec<String>) {
     let (mut failures, mut said) = (0, BTreeMap::new());
     loop {
-        for address in &house.settings.join {
+        for address in &addresses {
             let mut tries = 0;
             let answer = loop {
                 match ask_to_join(&house, address).await {

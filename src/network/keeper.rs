@@ -14,19 +14,21 @@ use crate::peers::Liveness;
 use crate::replica::{Digest, NodeId, VersionVector};
 use crate::storage::Action;
 
-/// Works for as long as the process.
-pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>) {
+/// Works for as long as the process; joins by these addresses, if there are any.
+pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec<String>) {
     tokio::spawn(pulse::beat(house.clone(), beats));
-    if !house.settings.join.is_empty() {
-        tokio::spawn(join::join(house.clone()));
+    if !addresses.is_empty() {
+        tokio::spawn(join::join(house.clone(), addresses));
     }
     let mut shippers: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
     let mut feed = house.store.feed();
-    let mut look = true;
+    let (mut look, mut followed) = (true, NOWHERE);
     loop {
-        if look && house.store.cluster() != NOWHERE {
+        let cluster = house.store.cluster();
+        if (look || cluster != followed) && cluster != NOWHERE {
             follow(&house, &mut shippers).await;
         }
+        followed = cluster;
         retire(&house, &shippers).await;
         compare(&house, &shippers);
         tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
@@ -36,11 +38,22 @@ pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>) {
 }
 
 /// Nobody may go by the id that this node gave up. Who still answers under it is another process, on a later copy of the
-/// directory, and stays.
+/// directory, and stays, whatever becomes of it later.
 async fn retire(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
-    let unused = |id: &NodeId| shippers.contains_key(id) && house.peers.get(*id).liveness == Liveness::Down;
-    if let Some(former) = house.store.former().ok().flatten().filter(unused) {
-        let _ = house.record(former.0.to_be_bytes().to_vec(), Action::Delete).await;
+    let Some(former) = house.store.former().ok().flatten() else { return };
+    let known = house.peers.get(former);
+    let done = match known.liveness {
+        // Nothing is known of it yet.
+        _ if !shippers.contains_key(&former) => {
+            house.store.cluster() != NOWHERE && !house.others().contains(&former)
+        }
+        // That it is alive others may only believe, from when this node went by it.
+        Liveness::Suspect | Liveness::Alive => known.seen_ms.is_some(),
+        Liveness::Down => house.record(former.0.to_be_bytes().to_vec(), Action::Delete).await.is_ok(),
+    };
+    if done {
+        // Else it is looked at again.
+        let _ = house.store.forget_former().await;
     }
 }
 

@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, oneshot};
 
 pub use error::Error;
 pub use routes::{Denied, answer};
@@ -62,18 +62,27 @@ pub struct Settings {
 pub struct Door {
     secret: Option<Secret>,
     house: OnceLock<Arc<House>>,
-    leaving: Notify,
+    asks: mpsc::Sender<Leaving>,
+    asked: tokio::sync::Mutex<mpsc::Receiver<Leaving>>,
 }
+
+/// Where the answer goes to who asks the node to leave: how many of the other members know, or why it stays.
+pub type Leaving = oneshot::Sender<Result<usize, String>>;
 
 impl Door {
     /// A door that is still shut: peers are told that the node starts.
     pub fn new(secret: Option<Secret>) -> Door {
-        Door { secret, house: OnceLock::new(), leaving: Notify::new() }
+        let (asks, asked) = mpsc::channel(1);
+        Door { secret, house: OnceLock::new(), asks, asked: tokio::sync::Mutex::new(asked) }
     }
 
     /// Waits until the node is asked to leave its cluster.
-    pub async fn asked_to_leave(&self) {
-        self.leaving.notified().await;
+    pub async fn asked_to_leave(&self) -> Leaving {
+        // One end of the channel is this door's own: it does not close.
+        match self.asked.lock().await.recv().await {
+            Some(leaving) => leaving,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -123,44 +132,45 @@ impl Network {
             peers,
             settings,
         });
-        join::meet(&house).await?;
+        let mut addresses = house.settings.join.clone();
+        addresses.extend(join::meet(&house).await?);
         house.introduce().await;
         let _ = door.house.set(house.clone());
         let kept = house.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| storage::Error::Failed(format!("can't start the network: {e}")))?;
         let thread = std::thread::Builder::new().name("network".into());
-        let run = move || runtime.block_on(keeper::keep(kept, beats));
+        let run = move || runtime.block_on(keeper::keep(kept, beats, addresses));
         thread.spawn(run).map_err(|e| storage::Error::Failed(format!("can't start the network: {e}")))?;
         Ok(Network(house))
     }
 
-    /// Ends this node's membership: the others are told, and it counts as a member of no cluster. How many of them know.
-    pub async fn leave(&self) -> Result<usize, Rejection> {
+    /// Ends this node's membership: it counts as a member of no cluster. How many of the others know; or why it stays, and
+    /// then nothing has changed. Nobody may write meanwhile.
+    pub async fn leave(&self) -> Result<usize, String> {
         let house = &self.0;
         let members = house.others();
         if members.is_empty() || house.store.cluster() == NOWHERE {
             return Ok(0);
         }
+        let evicted = !house.store.members().map_err(|e| e.to_string())?.contains(&house.store.me());
+        // At least one must have all, or there is nobody to leave it to. Not its own writes alone: it may be the only one that
+        // still has another's.
+        if house.holders(&members).await == 0 && !evicted {
+            let addresses: Vec<String> = members.iter().map(ToString::to_string).collect();
+            return Err(format!(
+                "no other member is known to have all that this node has: start one of {}, or evict this node there",
+                addresses.join(", ")
+            ));
+        }
         let key = house.store.me().0.to_be_bytes().to_vec();
         match house.record(key, Action::Delete).await {
-            // It was evicted before.
             Ok(_) | Err(Rejection::Nothing) => {}
-            Err(rejection) => return Err(rejection),
+            Err(rejection) => return Err(rejection.to_string()),
         }
-        // Not its own writes alone: it may be the only one that still has another's.
-        let all = house.store.published().vv;
-        let told = |said: &BTreeMap<NodeId, storage::Said>| {
-            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&all));
-            members.iter().filter(has).count()
-        };
-        // Who is suspect may be well. At least one must have all, or there is nobody to leave it to.
-        let up = |id: &&NodeId| house.peers.get(**id).liveness != Liveness::Down;
-        let wanted = members.iter().filter(up).count().max(1);
-        let enough = house.store.until_said(|said| told(said) >= wanted);
-        let _ = tokio::time::timeout(Duration::from_millis(PEER_ANSWER_MS), enough).await;
-        house.store.adopt(NOWHERE).await?;
-        Ok(told(&house.store.said()))
+        let told = if evicted { 0 } else { house.holders(&members).await };
+        house.store.adopt(NOWHERE).await.map_err(|e| e.to_string())?;
+        Ok(told)
     }
 }
 
@@ -168,6 +178,21 @@ impl Network {
 pub const NOWHERE: NodeId = NodeId::NOBODY;
 
 impl House {
+    /// How many of these have all that this node has now; who is up is waited for, for as long as an answer may take.
+    async fn holders(&self, members: &[NodeId]) -> usize {
+        let all = self.store.published().vv;
+        let count = |said: &BTreeMap<NodeId, storage::Said>| {
+            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&all));
+            members.iter().filter(has).count()
+        };
+        // Who is suspect may be well.
+        let up = |id: &&NodeId| self.peers.get(**id).liveness != Liveness::Down;
+        let wanted = members.iter().filter(up).count();
+        let enough = self.store.until_said(|said| count(said) >= wanted);
+        let _ = tokio::time::timeout(Duration::from_millis(PEER_ANSWER_MS), enough).await;
+        count(&self.store.said())
+    }
+
     /// A message of this node.
     fn envelope<T>(&self, body: T) -> Envelope<T> {
         let (cluster, from) = (self.store.cluster(), self.store.me());

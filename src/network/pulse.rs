@@ -14,7 +14,7 @@ use super::House;
 use super::error::Error;
 use super::swim::{Packet, Swim};
 use super::wire::{Message, Pulse, Reply};
-use crate::limits::{SWIM_PERIOD_MS, SWIM_UNDER_WAY_MAX};
+use crate::limits::{SWIM_PACKETS_MAX, SWIM_PERIOD_MS, SWIM_UNDER_WAY_MAX};
 use crate::peers::Liveness;
 use crate::replica::NodeId;
 
@@ -45,12 +45,12 @@ pub async fn beat(house: Arc<House>, mut beats: mpsc::Receiver<Beat>) {
         match beat {
             Some(Beat::Roster(others)) => swim.follow(&others, now),
             Some(Beat::Packet(from, pulse, reply)) => {
-                pulse.packets.iter().for_each(|packet| swim.receive(packet, now));
+                pulse.packets.iter().take(SWIM_PACKETS_MAX).for_each(|packet| swim.receive(packet, now));
                 asker = Some((from, pulse.generation, reply));
             }
             Some(Beat::Answer(pulse)) => {
                 swim.known_as(pulse.generation, now);
-                pulse.packets.iter().for_each(|packet| swim.receive(packet, now));
+                pulse.packets.iter().take(SWIM_PACKETS_MAX).for_each(|packet| swim.receive(packet, now));
             }
             None => {}
         }
@@ -61,7 +61,7 @@ pub async fn beat(house: Arc<House>, mut beats: mpsc::Receiver<Beat>) {
                 packets.into_iter().partition(|(to, _)| *to == from);
             packets = others;
             let known = swim.generation_of(from);
-            let back = back.into_iter().map(|(_, packet)| packet).collect();
+            let back = back.into_iter().map(|(_, packet)| packet).take(SWIM_PACKETS_MAX).collect();
             let generation = if known > generation { known } else { 0 };
             // Who does not wait any more does not want to know.
             let _ = reply.send(Pulse { generation, packets: back });

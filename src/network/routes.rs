@@ -14,7 +14,7 @@ use super::error::Error;
 use super::pulse::Beat;
 use super::wire::{self, Envelope, Message, Pulse, Refusal, Reply};
 use super::{Door, House};
-use crate::limits::{PEER_ANSWER_MS, PEER_BODY_BYTES_MAX};
+use crate::limits::{PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, SWIM_PACKETS_MAX};
 use crate::replica::{NodeId, VersionVector};
 use crate::storage::{Parcel, Rejection};
 
@@ -31,6 +31,8 @@ pub enum Denied {
     Unreadable(String),
     /// The node is not ready yet.
     Starting,
+    /// The node stays in its cluster, for this reason.
+    Stays(String),
 }
 
 /// Answers a request under `/cluster/`.
@@ -55,10 +57,12 @@ pub async fn answer(
     }
     let house = door.house.get().ok_or(Denied::Starting)?;
     if request.path() == "/cluster/leave" {
-        door.leaving.notify_one();
-        return Ok(
-            HttpResponse::Accepted().json(serde_json::json!({"leaving": house.store.me().to_string()}))
-        );
+        let (reply, answer) = oneshot::channel();
+        let already = |()| Denied::Stays("it is on its way out already".into());
+        door.asks.try_send(reply).map_err(|_| already(()))?;
+        let told = answer.await.map_err(|_| already(()))?.map_err(Denied::Stays)?;
+        let left = serde_json::json!({"left": house.store.me().to_string(), "members_that_know": told});
+        return Ok(HttpResponse::Ok().json(left));
     }
     let unreadable = |e: Error| Denied::Unreadable(e.to_string());
     let body = body(payload).await?;
@@ -109,6 +113,11 @@ impl House {
             Message::Pulse(to, pulse) => {
                 if let Err(refusal) = self.knows((cluster, from, to)) {
                     return Reply::Refused(refusal);
+                }
+                if pulse.packets.len() > SWIM_PACKETS_MAX {
+                    return Reply::Refused(Refusal::Malformed(format!(
+                        "more than {SWIM_PACKETS_MAX} packets"
+                    )));
                 }
                 self.seen(from, now_ms);
                 return Reply::Pulse(self.pulse(from, pulse).await);

@@ -87,6 +87,8 @@ pub enum Name {
     Cluster(NodeId),
     /// Of the node.
     Node(NodeId),
+    /// The node's former one need not be remembered.
+    NoFormer,
 }
 
 impl Asked {
@@ -343,6 +345,11 @@ impl Committer {
     fn adopt(&mut self, name: Name) -> Result<(), Error> {
         // What it was is written first: a crash in between leaves it true, if early.
         let (row, id, before) = match name {
+            Name::NoFormer => {
+                self.trees.meta.remove(meta::FORMER)?;
+                self.trees.db.flush()?;
+                return Ok(());
+            }
             Name::Cluster(NodeId::NOBODY) if self.trees.id(meta::CLUSTER)? == 0 => return Ok(()),
             Name::Cluster(NodeId::NOBODY) => (meta::CLUSTER, NodeId::NOBODY, Some(meta::LEFT)),
             Name::Cluster(id) => (meta::CLUSTER, id, None),

@@ -198,9 +198,15 @@ pub struct Tenant {
     pub address: std::net::SocketAddr,
 }
 
-/// Who uses this data directory, as it said itself.
+/// Who uses this data directory, as it said itself; what a process that is gone has written says nothing.
 pub fn tenant(path: &Path) -> Option<Tenant> {
-    serde_json::from_slice(&fs::read(path.join("LOCK")).ok()?).ok()
+    let mut lock = File::open(path.join("LOCK")).ok()?;
+    let mut text = String::new();
+    lock.read_to_string(&mut text).ok()?;
+    match lock.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => serde_json::from_str(&text).ok(),
+        _ => None,
+    }
 }
 
 /// Gives the ballast back.

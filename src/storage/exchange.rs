@@ -29,6 +29,11 @@ impl Store {
         Ok(fatal_if_failed(self.0.trees.id_if_any(meta::FORMER))?.map(NodeId).filter(|id| *id != self.me()))
     }
 
+    /// The former id is nobody's any more, or another's.
+    pub async fn forget_former(&self) -> Result<(), Rejection> {
+        self.name(Name::NoFormer).await
+    }
+
     /// All members.
     pub fn members(&self) -> Result<Vec<NodeId>, Error> {
         fatal_if_failed(self.0.trees.members())

@@ -39,7 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use audience::Audience;
 pub use changes::{Changes, Kept};
@@ -101,6 +101,8 @@ struct Inner {
     now_ms: fn() -> u64,
     forget_after_ms: u64,
     feed: watch::Receiver<u64>,
+    /// Held while all keys are read for a client.
+    listing: Arc<Semaphore>,
     directory: directory::Directory,
     reserve_bytes: u64,
     capacity: usize,
@@ -211,6 +213,7 @@ impl Store {
             now_ms: settings.now_ms,
             forget_after_ms: settings.forget_after.as_millis() as u64,
             feed,
+            listing: Arc::new(Semaphore::new(1)),
             directory,
             reserve_bytes,
             capacity: settings.queue,
@@ -347,7 +350,12 @@ impl Store {
     ) -> Result<Conflicts, Error> {
         let members = self.members()?.len() as u64;
         let (trees, counted) = (self.0.trees.clone(), (members, self.published().totals));
-        let read = move || fatal_if_failed(siblings::conflicts(&trees, counted, after, most, now_ms));
+        // The list that is asked for after this one waits for it, even when nobody waits for this one any more.
+        let turn = self.0.listing.clone().acquire_owned().await;
+        let read = move || {
+            let _turn = turn;
+            fatal_if_failed(siblings::conflicts(&trees, counted, after, most, now_ms))
+        };
         let found = blocking(read).await?;
         self.settled().await;
         Ok(found)

@@ -6,11 +6,11 @@
 use super::error::Error;
 use super::trees::Trees;
 use crate::limits::CONFLICTS_READ_KEYS;
-use crate::replica::{Entry, Kind, Totals, Trees as _};
+use crate::replica::{Entry, Kind, Totals, Trees as _, Value, Version};
 
 /// Some of the keys with more than one version to be seen, in the order of keys.
 pub struct Conflicts {
-    /// Each with what it holds.
+    /// Each with what it holds, but for the values.
     pub keys: Vec<(Vec<u8>, Entry)>,
     /// Where to go on; `None` when these are all.
     pub next: Option<Vec<u8>>,
@@ -44,7 +44,11 @@ pub fn conflicts(
                     found.next = found.keys.last().map(|(key, _)| key.clone());
                     return Ok(found);
                 }
-                found.keys.push((key, entry));
+                // Read to be named, not to be shown: together they may be large.
+                let context = entry.context().clone();
+                let nothing = |version| Version { value: Value::Inline(Vec::new()), ..version };
+                let versions = entry.into_visible(now_ms).map(nothing).collect();
+                found.keys.push((key, Entry::from_parts(versions, context)));
             }
         }
     }

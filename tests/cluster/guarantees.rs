@@ -71,6 +71,11 @@ fn a_session_reads_its_own_writes_everywhere() {
         assert_eq!(answer.status, 504, "{}", answer.text());
         assert_eq!(answer.json()["type"], "urn:dynarust:problem:behind");
     }
+    // What somebody took along who is no member will never come.
+    let lost = [("Session-Token", "00000000000000aa-7")];
+    let answer = cluster.node(1).request_with("GET", "/key/s?timeout_ms=50", &lost, b"");
+    let told = answer.json()["detail"].as_str().unwrap().contains("00000000000000aa, which is no member");
+    assert_eq!((answer.status, told), (504, true), "{}", answer.text());
     for wrong in ["", "x", "0000000000000001-1.."] {
         let answer = cluster.node(1).request_with("GET", "/key/s", &[("Session-Token", wrong)], b"");
         assert_eq!(answer.status, 400, "{wrong:?}");

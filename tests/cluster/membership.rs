@@ -261,7 +261,7 @@ fn a_page_in_a_browser_is_no_peer() {
     }
     // A node that is alone has nothing to leave: it stops, and starts again.
     let mut cluster = cluster;
-    assert_eq!(cluster.node(0).request("POST", "/cluster/leave", "").status, 202);
+    assert_eq!(cluster.node(0).request("POST", "/cluster/leave", "").status, 200);
     assert_eq!(cluster.nodes[0].take().unwrap().wait(SOON).code(), Some(0));
     cluster.up(0);
 }
@@ -328,7 +328,7 @@ fn a_node_leaves_and_may_join_again() {
     let mut cluster = Cluster::start(3);
     let leaver = id(cluster.node(2));
     put(cluster.node(2), "k", "x");
-    assert_eq!(cluster.node(2).request("POST", "/cluster/leave", "").status, 202);
+    assert_eq!(cluster.node(2).request("POST", "/cluster/leave", "").status, 200);
     let mut node = cluster.nodes[2].take().unwrap();
     assert_eq!(node.wait(SETTLED).code(), Some(0), "{}", node.log());
     for number in [0, 1] {
@@ -350,6 +350,42 @@ fn a_node_leaves_and_may_join_again() {
     cluster.up(2);
     cluster.settle();
     shows(cluster.node(2), "k", Some("y"));
+}
+
+/// What only one node has does not go with it.
+#[test]
+fn a_node_stays_when_nobody_else_has_what_it_has() {
+    let mut cluster = Cluster::start(2);
+    let gone = id(cluster.node(0));
+    cluster.kill(0);
+    put(cluster.node(1), "only-here", "x");
+    wait_until(SETTLED, "the other is down", || state(cluster.node(1), &gone) == "down");
+    let address = cluster.node(1).address.to_string();
+    let leave = |to: &[&str]| {
+        let told = Command::new(crate::support::binary()).arg("leave").args(to).output().unwrap();
+        (told.status.code(), String::from_utf8_lossy(&told.stderr).into_owned())
+    };
+    let (code, said) = leave(&["--address", &address]);
+    assert_eq!((code, said.contains("no other member is known to have")), (Some(1), true), "{said}");
+    // It serves on.
+    assert_eq!(put(cluster.node(1), "later", "y").status, 201);
+    // A signal ends it all the same, but not as if all were well.
+    let dir = cluster.dir(1);
+    cluster.kill(1);
+    let stays = Node::start(&dir, &["--leave-on-exit"]);
+    wait_until(SETTLED, "the other is down", || state(&stays, &gone) == "down");
+    assert_eq!(stays.stop().code(), Some(1));
+    // Nobody runs there now, whatever the file says that it left behind.
+    let (code, said) = leave(&["--data-dir", dir.to_str().unwrap()]);
+    assert_eq!((code, said.contains("no node runs on")), (Some(1), true), "{said}");
+    cluster.up(0);
+    cluster.up(1);
+    cluster.settle();
+    assert_eq!(leave(&["--data-dir", dir.to_str().unwrap()]).0, Some(0));
+    assert_eq!(cluster.nodes[1].take().unwrap().wait(SETTLED).code(), Some(0));
+    for key in ["only-here", "later"] {
+        assert_eq!(cluster.node(0).request("GET", &format!("/key/{key}"), "").status, 200, "{key}");
+    }
 }
 
 #[test]
@@ -385,12 +421,14 @@ fn only_who_knows_the_secret_is_a_peer() {
     let leave = |flags: &[&str]| {
         let mut command = Command::new(crate::support::binary());
         let told = command.args(["leave", "--address", &address]).args(flags).output().unwrap();
-        (told.status.code(), String::from_utf8_lossy(&told.stderr).into_owned())
+        let said = if told.status.success() { told.stdout } else { told.stderr };
+        (told.status.code(), String::from_utf8_lossy(&said).into_owned())
     };
     let (code, said) = leave(&[]);
     assert_eq!((code, said.contains("give --cluster-secret-file")), (Some(1), true), "{said}");
     assert_eq!(get(first.address, "/membership")["members"].as_array().unwrap().len(), 2);
-    assert_eq!(leave(&["--cluster-secret-file", &right]), (Some(0), String::new()));
+    let (code, said) = leave(&["--cluster-secret-file", &right]);
+    assert_eq!((code, said.contains("\"members_that_know\":1")), (Some(0), true), "{said}");
     wait_until(SETTLED, "the other is alone", || {
         get(second.address, "/membership")["members"].as_array().unwrap().len() == 1
     });
