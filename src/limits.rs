@@ -158,6 +158,9 @@ pub const CONFLICTS_READ_KEYS: usize = 1_024;
 /// Keys that `/conflicts` shows at a time, when the client does not say, and at most.
 pub const CONFLICTS_SHOWN: (usize, usize) = (100, 1_000);
 
+/// Entries kept in memory as they were written last, for those who send them to peers: as much as a few of the largest frames.
+pub const RECENT_BYTES: usize = 8 << 20;
+
 /// How many keys are read at a time for a piece of a sweep, between looks at its size.
 /// So many large values may go beyond the bound.
 pub const SWEEP_STEP_KEYS: usize = 4;

@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::app::{App, Serving};
 use super::problem::{Code, Problem};
 use super::request::{self, Options, SESSION_TOKEN, Wanted};
-use super::{members, time};
+use super::time;
 use crate::limits::{CHUNK_READ_RETRIES_MAX, CONFLICTS_SHOWN, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES};
 use crate::replica::{Dot, Entry, Kind, NodeId, Token, Value, Version, VersionVector};
 use crate::storage::{Action, Condition, Rejection, Request, Said, Store, Written};
@@ -117,8 +117,8 @@ async fn catch_up(store: &Store, session: &VersionVector, timeout_ms: u64) -> Re
     if tokio::time::timeout(timeout, caught_up).await.is_ok() {
         return Ok(());
     }
-    let (vv, members) = (store.published().vv, store.members()?);
-    let mut lost = session.iter().filter(|dot| !vv.covers(*dot) && !members.contains(&dot.origin));
+    let published = store.published();
+    let mut lost = session.iter().filter(|dot| !published.vv.covers(*dot) && !store.is_member(dot.origin));
     let advice = match lost.next() {
         // It left, or its disk is gone: what it had told nobody, nobody will ever have.
         Some(Dot { origin, .. }) => format!(
@@ -249,7 +249,7 @@ async fn replicas(options: Options, dot: Dot, store: &Store) -> Result<(bool, Ve
     if options.wanted == Wanted::Members(1) {
         return Ok((true, vec![store.me()]));
     }
-    let members = store.members()?.len();
+    let members = store.members().len();
     let wanted = match options.wanted {
         Wanted::Members(wanted) => wanted as usize,
         Wanted::Majority => members / 2 + 1,
@@ -262,7 +262,7 @@ async fn replicas(options: Options, dot: Dot, store: &Store) -> Result<(bool, Ve
     });
     let timeout = std::time::Duration::from_millis(options.timeout_ms);
     let reached = tokio::time::timeout(timeout, enough).await.is_ok();
-    Ok((reached, members::holders(store, &[dot])))
+    Ok((reached, store.holders(&[dot])))
 }
 
 fn tag(token: &Token) -> String {

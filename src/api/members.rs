@@ -51,7 +51,7 @@ pub async fn all(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
 /// All members.
 pub async fn list(app: &App, store: &Store) -> Result<Vec<Shown>, Problem> {
     let mut members = Vec::new();
-    for id in store.members()? {
+    for id in store.members() {
         members.extend(shown(app, store, id).await?);
     }
     Ok(members)
@@ -76,9 +76,9 @@ async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Pr
     };
     if id != store.me() {
         let peer = app.peers.get(id);
-        let vv = store.published().vv;
-        let own = vv.get(store.me());
-        let said = store.said().remove(&id).unwrap_or_default();
+        let published = store.published();
+        let own = published.vv.get(store.me());
+        let said = store.said_by(id).unwrap_or_default();
         let has = said.vv.get(store.me());
         shown.state = peer.liveness.word();
         shown.last_seen = peer.seen_ms.map(time::text);
@@ -87,7 +87,8 @@ async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Pr
         shown.lag_seconds = since.map_or(0, |since| now_ms.saturating_sub(since) / 1_000);
         let holds = |since: &u64| now_ms.saturating_sub(*since) > HOLDING_MS && !store.lapsed(&said);
         shown.holds_forgetting_since = since.filter(holds).map(time::text);
-        shown.digest = peer.state.filter(|(its, _)| *its == vv).map(|(_, digest)| digest.to_string());
+        shown.digest =
+            peer.state.filter(|(its, _)| *its == published.vv).map(|(_, digest)| digest.to_string());
         shown.clock_skew_ms = peer.skew_ms;
         shown.trouble = peer.trouble;
         if peer.unequal >= UNEQUAL_LOOKS {
@@ -103,7 +104,7 @@ async fn named(store: &Store, request: &HttpRequest) -> Result<NodeId, Problem> 
     let id: NodeId = id.parse().map_err(|_| {
         Problem::new(Code::InvalidKey, "a node id is 16 hex digits, as /membership shows them")
     })?;
-    match store.members()?.contains(&id) {
+    match store.is_member(id) {
         true => Ok(id),
         false => Err(Problem::new(Code::NotFound, format!("{id} is no member"))),
     }
@@ -126,13 +127,13 @@ pub async fn one(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
         events_held_only_there: Option<u64>,
     }
     // What all the others have, together.
-    let mut elsewhere = store.published().vv;
+    let own = store.published().vv.clone();
+    let mut elsewhere = own.clone();
     if id == store.me() {
         elsewhere = VersionVector::new();
     }
     let said = store.said();
     said.iter().filter(|(peer, _)| **peer != id).for_each(|(_, said)| elsewhere.join(&said.vv));
-    let own = store.published().vv;
     let its = if id == store.me() { Some(own) } else { app.peers.get(id).state.map(|(vv, _)| vv) };
     let only = |dot: Dot| dot.seq.saturating_sub(elsewhere.get(dot.origin));
     let events_held_only_there = its.map(|vv| vv.iter().map(only).sum());
@@ -168,19 +169,6 @@ pub async fn evict(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pro
     Ok(HttpResponse::Ok().json(Evicted { evicted: id.to_string(), version: written.dot.to_string() }))
 }
 
-/// The members that have all of these events on their disks, as far as this node knows.
-pub fn holders(store: &Store, dots: &[Dot]) -> Vec<NodeId> {
-    let own = store.published().vv;
-    let mut holders: Vec<NodeId> = Vec::new();
-    for (id, said) in store.said() {
-        let vv = if id == store.me() { &own } else { &said.vv };
-        if dots.iter().all(|dot| vv.covers(*dot)) {
-            holders.push(id);
-        }
-    }
-    holders
-}
-
 /// `GET /replication/{version}`: a receipt.
 pub fn receipt(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     request::no_parameters(request)?;
@@ -196,8 +184,8 @@ pub fn receipt(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem
         members: usize,
         held_by: Vec<String>,
     }
-    let held_by: Vec<String> = holders(store, version.dots()).iter().map(ToString::to_string).collect();
-    let members = store.members()?.len();
+    let held_by: Vec<String> = store.holders(version.dots()).iter().map(ToString::to_string).collect();
+    let members = store.members().len();
     let receipt = Receipt { version: version.to_string(), replicas: held_by.len(), members, held_by };
     Ok(HttpResponse::Ok().json(receipt))
 }

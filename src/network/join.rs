@@ -106,7 +106,7 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
 async fn greet(house: &House, id: NodeId) -> Result<(), Error> {
     let Some(member) = house.member(id).await else { return Ok(()) };
     let published = house.store.published();
-    let (vv, digest) = (published.vv, published.totals.digest);
+    let (vv, digest) = (published.vv.clone(), published.totals.digest);
     let frame = Frame { sender: house.store.me(), vv, digest, ranges: Vec::new(), entries: Vec::new() };
     let (_, reply) = house.ask(&member.address, Message::Frame(id, frame)).await?;
     if let Reply::Have(vv) = reply {

@@ -45,7 +45,7 @@ async fn retire(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
     let done = match known.liveness {
         // Nothing is known of it yet.
         _ if !shippers.contains_key(&former) => {
-            house.store.cluster() != NOWHERE && !house.others().contains(&former)
+            house.store.cluster() != NOWHERE && !house.store.is_member(former)
         }
         // That it is alive others may only believe, from when this node went by it.
         Liveness::Suspect | Liveness::Alive => known.seen_ms.is_some(),
@@ -74,7 +74,7 @@ async fn follow(house: &Arc<House>, shippers: &mut BTreeMap<NodeId, JoinHandle<(
     for id in others {
         shippers.entry(id).or_insert_with(|| tokio::spawn(shipper::ship(house.clone(), id)));
     }
-    let evicted = !house.store.members().unwrap_or_default().contains(&house.store.me());
+    let evicted = !house.store.is_member(house.store.me());
     if !evicted {
         // Somebody may have written another address into it, or the same at the same time.
         house.introduce().await;

@@ -153,7 +153,7 @@ impl Network {
         if members.is_empty() || house.store.cluster() == NOWHERE {
             return Ok(0);
         }
-        let evicted = !house.store.members().map_err(|e| e.to_string())?.contains(&house.store.me());
+        let evicted = !house.store.is_member(house.store.me());
         // At least one must have all, or there is nobody to leave it to. Not its own writes alone: it may be the only one that
         // still has another's.
         if house.holders(&members).await == 0 && !evicted {
@@ -180,7 +180,7 @@ pub const NOWHERE: NodeId = NodeId::NOBODY;
 impl House {
     /// How many of these have all that this node has now; who is up is waited for, for as long as an answer may take.
     async fn holders(&self, members: &[NodeId]) -> usize {
-        let all = self.store.published().vv;
+        let all = self.store.published().vv.clone();
         let count = |said: &BTreeMap<NodeId, storage::Said>| {
             let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&all));
             members.iter().filter(has).count()
@@ -283,7 +283,7 @@ impl House {
 
     /// The other members.
     fn others(&self) -> Vec<NodeId> {
-        let mut members = self.store.members().unwrap_or_default();
+        let mut members = self.store.members();
         members.retain(|id| *id != self.store.me());
         members
     }

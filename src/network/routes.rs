@@ -104,7 +104,7 @@ impl House {
             let own = run == self.run;
             return Reply::Refused(if own { Refusal::OtherNode(me) } else { Refusal::Twin });
         }
-        if self.others().contains(&from) && self.is_twin(from, run) {
+        if self.store.is_member(from) && self.is_twin(from, run) {
             log::error!("two processes run under the node id {from}: one of them on a copied data directory");
             return Reply::Refused(Refusal::Twin);
         }
@@ -131,7 +131,7 @@ impl House {
                 self.peers.update(from, |peer| peer.state = Some((frame.vv.clone(), frame.digest)));
                 self.store.acknowledge(from, &frame.vv);
                 if frame.ranges.is_empty() {
-                    return Reply::Have(self.store.published().vv);
+                    return Reply::Have(self.store.published().vv.clone());
                 }
                 Parcel::Frame(frame)
             }
@@ -167,7 +167,8 @@ impl House {
         self.knows((cluster, from, to))?;
         own(sender, from)?;
         let me = self.store.me();
-        let vv = self.store.published().vv;
+        let published = self.store.published();
+        let vv = &published.vv;
         if its_vv.get(from) < vv.get(from) {
             return Err(Refusal::RolledBack(vv.get(from)));
         }
@@ -187,9 +188,8 @@ impl House {
         if cluster != self.store.cluster() {
             return Err(Refusal::OtherCluster(self.store.cluster()));
         }
-        let others = self.others();
         // A node that has just joined does not know the others yet.
-        if !others.is_empty() && !others.contains(&from) {
+        if !self.store.is_member(from) && !self.others().is_empty() {
             return Err(Refusal::Stranger);
         }
         Ok(())

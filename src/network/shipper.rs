@@ -89,10 +89,10 @@ impl Shipper {
     async fn rest(&self, feed: &mut watch::Receiver<u64>) {
         let me = self.house.store.me();
         loop {
-            let vv = self.house.store.published().vv;
+            let published = self.house.store.published();
             let due = self.told.as_ref().map_or_else(Instant::now, |(told, at)| {
-                let members = self.house.store.said().len() as u64;
-                let news = *told != vv || self.courier.behind(&vv);
+                let members = self.house.store.members().len() as u64;
+                let news = *told != published.vv || self.courier.behind(&published.vv);
                 let turn = TELL_MS * members / if news { TELL_SHARE } else { 1 };
                 *at + Duration::from_millis(turn.max(TELL_MS))
             });
@@ -120,7 +120,7 @@ impl Shipper {
             Message::Frame(_, frame) => Some(frame.vv.clone()),
             _ => None,
         };
-        let said = house.store.said().remove(&self.peer).unwrap_or_default().vv;
+        let said = house.store.said_by(self.peer).unwrap_or_default().vv;
         let (from, reply) = house.ask(&member.address, message).await?;
         if from != self.peer {
             return Err(Refusal::OtherNode(from).into());
@@ -162,10 +162,10 @@ impl Shipper {
             self.courier.begin_comparison();
         }
         if self.courier.piece().is_none() {
-            let vv = house.store.published().vv;
-            let said = house.store.said().remove(&self.peer).map(|said| said.vv);
+            let published = house.store.published();
+            let said = house.store.said_by(self.peer).map(|said| said.vv);
             let now_ms = self.began.elapsed().as_millis() as u64;
-            let wants = self.courier.wants(house.store.me(), &vv, said.as_ref(), now_ms);
+            let wants = self.courier.wants(house.store.me(), &published.vv, said.as_ref(), now_ms);
             let bounds = Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX };
             match house.store.next_for(self.peer, &wants, bounds).await? {
                 Next::Frame(frame) => {

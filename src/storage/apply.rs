@@ -9,13 +9,13 @@
 //!
 //! Only the committer's thread gets here. Nothing is decided here: see `committer.rs` and `replica/`.
 
+use super::Shared;
 use super::changes::{Changes, Kept, ROW_OVERHEAD_BYTES};
 use super::codec::{self, REPAIR, Summary};
 use super::error::Error;
 use super::progress::Progress;
 use super::trees::{Trees, change_key, expiry_key, meta};
-use super::watermark::Watermark;
-use crate::replica::{Dot, Replica, Touch, Unit, Value, VersionVector};
+use crate::replica::{Dot, Held, Kind, Replica, Touch, Unit, Value, VersionVector};
 
 /// What units are written with.
 pub struct Applier {
@@ -54,13 +54,14 @@ impl Applier {
     }
 
     /// Puts a complete unit on the disk; [`Applier::settle`] must follow before the next. `before` is the replica's vector
-    /// from before the unit; every key is marked in the watermark with the number of the commit before it changes.
+    /// from before the unit; every key is marked in the watermark with the number of the commit before it changes, and stands
+    /// among the recent ones after that, while there is anybody to send it to.
     pub fn apply(
         &mut self,
         unit: Unit,
         replica: &mut Replica,
         before: VersionVector,
-        watermark: &Watermark,
+        shared: &Shared,
         commit: u64,
     ) -> Result<(), Error> {
         for dot in unit.jumped().iter() {
@@ -82,9 +83,16 @@ impl Applier {
             self.changes.push(Kept { first: row.first, through: row.through, bytes, leftover });
         }
         replica.count(&unit);
+        let alone = replica.peers().next().is_none();
+        if alone {
+            shared.recent.clear();
+        }
         for touch in unit.into_changes() {
-            watermark.mark(&touch.key, commit);
-            self.touch(touch)?;
+            shared.watermark.mark(&touch.key, commit);
+            let (kind, key, entry) = self.touch(touch)?;
+            if !alone && kind == Kind::Data {
+                shared.recent.put(key, entry);
+            }
         }
         let summary = Summary {
             vv: replica.vv().clone(),
@@ -100,8 +108,8 @@ impl Applier {
         self.progress.note(replica.vv())
     }
 
-    /// One key: its index rows, and its entry with its chunks.
-    fn touch(&mut self, touch: Touch) -> Result<(), Error> {
+    /// One key: its index rows, and its entry with its chunks. What comes back is stored now.
+    fn touch(&mut self, touch: Touch) -> Result<Held, Error> {
         for at in touch.fresh().filter_map(|version| version.expires_at_ms) {
             self.trees.expiry.insert(expiry_key(at, touch.kind, &touch.key), &[])?;
         }
@@ -115,7 +123,8 @@ impl Applier {
                 self.garbage.index.push(expiry_key(at, touch.kind, &touch.key));
             }
         }
-        self.trees.put_entry(touch.kind, &touch.key, touch.entry)
+        let stored = self.trees.put_entry(touch.kind, &touch.key, touch.entry)?;
+        Ok((touch.kind, touch.key, stored))
     }
 
     /// Drops what the last unit put aside.

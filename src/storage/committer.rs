@@ -284,7 +284,7 @@ impl Committer {
         self.look_ms = self.look_ms.into_iter().chain(due).min();
         let roster = unit.changes().any(|touch| touch.kind == Kind::Membership);
         self.shared.watermark.begin(self.commit);
-        self.applier.apply(unit, &mut self.replica, before, &self.shared.watermark, self.commit)?;
+        self.applier.apply(unit, &mut self.replica, before, &self.shared, self.commit)?;
         if self.applier.unforgotten() | self.replica.gave_up() {
             self.pass.ask(self.replica.vv());
         }

@@ -15,7 +15,7 @@ use super::shipping::{self, Next};
 use super::trees::meta;
 use super::{Error, Parcel, Rejection, Said, Store, blocking, fatal_if_failed};
 use crate::limits::FULL_QUEUE_PAUSE_MS;
-use crate::replica::{Bound, Bounds, NodeId, Sweep, VersionVector, Wants};
+use crate::replica::{Bound, Bounds, Dot, NodeId, Sweep, VersionVector, Wants};
 
 impl Store {
     /// The cluster that the node has left, if it belongs to none now.
@@ -34,9 +34,14 @@ impl Store {
         self.name(Name::NoFormer).await
     }
 
-    /// All members.
-    pub fn members(&self) -> Result<Vec<NodeId>, Error> {
-        fatal_if_failed(self.0.trees.members())
+    /// All members, by id, as of the newest durable commit.
+    pub fn members(&self) -> Vec<NodeId> {
+        self.0.shared.heard.look(|said| said.keys().copied().collect())
+    }
+
+    /// Is it a member?
+    pub fn is_member(&self, id: NodeId) -> bool {
+        self.0.shared.heard.look(|said| said.contains_key(&id))
     }
 
     /// From now on the store belongs to this cluster; on the disk when this comes back.
@@ -88,7 +93,7 @@ impl Store {
         loop {
             // In this order: what has been forgotten because all have it, the peer had said before.
             let published = self.published();
-            let said = self.said().remove(&peer).unwrap_or_default().vv;
+            let said = self.said_by(peer).unwrap_or_default().vv;
             let replica = shipping::replica(self.me(), &published);
             let must_sweep = |have: &_| replica.must_sweep(have, |origin| wants.concerns(origin));
             match frame.take() {
@@ -97,7 +102,7 @@ impl Store {
                 _ => have.join(&said),
             }
             if must_sweep(&have) {
-                return Ok(Next::Sweep { target: published.vv });
+                return Ok(Next::Sweep { target: published.vv.clone() });
             }
             let (inner, origins, had) = (self.0.clone(), wants.origins.clone(), have.clone());
             let read = move || shipping::frame(&inner.trees, &inner.shared, &replica, &had, bounds, &origins);
@@ -145,6 +150,21 @@ impl Store {
     pub fn fell_back(&self, peer: NodeId, vv: &VersionVector) {
         self.0.shared.heard.fell_back(peer, vv);
         let _ = self.0.inbox.try_send(Message::Heard);
+    }
+
+    /// What a member has said that it has on its disk; nothing for strangers.
+    pub fn said_by(&self, peer: NodeId) -> Option<Said> {
+        self.0.shared.heard.of(peer)
+    }
+
+    /// The members that have all of these events on their disks, as far as is known here.
+    pub fn holders(&self, dots: &[Dot]) -> Vec<NodeId> {
+        let (me, own) = (self.me(), &self.published().vv);
+        self.0.shared.heard.look(|said| {
+            let its = said.iter().map(|(id, said)| (*id, if *id == me { own } else { &said.vv }));
+            let has = its.filter(|(_, vv)| dots.iter().all(|dot| vv.covers(*dot)));
+            has.map(|(id, _)| id).collect()
+        })
     }
 
     /// What the members have said that they have on their disks; this node's own place in it says nothing.

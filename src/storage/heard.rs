@@ -107,6 +107,16 @@ impl Heard {
         self.said().clone()
     }
 
+    /// What a member has said; `None` for strangers.
+    pub fn of(&self, peer: NodeId) -> Option<Said> {
+        self.said().get(&peer).cloned()
+    }
+
+    /// Looks at what has been said. Nobody can say anything meanwhile.
+    pub fn look<T>(&self, look: impl FnOnce(&BTreeMap<NodeId, Said>) -> T) -> T {
+        look(&self.said())
+    }
+
     /// Waits until the next word, or until `done` holds.
     pub async fn until(&self, mut done: impl FnMut(&BTreeMap<NodeId, Said>) -> bool) {
         loop {

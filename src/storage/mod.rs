@@ -24,6 +24,7 @@ mod heard;
 mod migrate;
 mod pass;
 mod progress;
+mod recent;
 mod recover;
 mod request;
 mod shipping;
@@ -63,6 +64,7 @@ use crate::replica::{
 };
 use committer::{Committer, Message};
 use disk::Disk;
+use recent::Recent;
 use trees::Trees;
 
 /// How a store is opened; values are valid.
@@ -114,8 +116,10 @@ struct Inner {
 /// What the committer and everybody else both see.
 pub struct Shared {
     watermark: Watermark,
+    /// What was written last, for those who send it on.
+    recent: Recent,
     metrics: Arc<Metrics>,
-    published: Mutex<Published>,
+    published: Mutex<Arc<Published>>,
     /// What the members have on their disks.
     heard: Heard,
     stopping: AtomicBool,
@@ -152,10 +156,10 @@ impl Published {
 
 impl Shared {
     fn publish(&self, published: Published) {
-        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
     }
 
-    fn published(&self) -> Published {
+    fn published(&self) -> Arc<Published> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -194,8 +198,9 @@ impl Store {
         OPENING.store(false, Ordering::SeqCst);
         let shared = Arc::new(Shared {
             watermark: Watermark::new(),
+            recent: Recent::default(),
             metrics,
-            published: Mutex::new(Published::of(&found.replica)),
+            published: Mutex::new(Arc::new(Published::of(&found.replica))),
             heard: Heard::new((settings.now_ms)()),
             stopping: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
@@ -205,6 +210,7 @@ impl Store {
         let (trees, cluster) = (found.trees.clone(), AtomicU64::new(found.cluster));
         disk.keep_ballast();
         let feed = feed::start(&trees.changes)?;
+        shared.heard.keep(&trees.members()?.into_iter().collect(), (settings.now_ms)());
         let committer = Committer::new(found, disk, messages, shared.clone(), watchdog, settings);
         Ok(Store(Arc::new(Inner {
             trees,
@@ -348,7 +354,7 @@ impl Store {
         most: usize,
         now_ms: u64,
     ) -> Result<Conflicts, Error> {
-        let members = self.members()?.len() as u64;
+        let members = self.members().len() as u64;
         let (trees, counted) = (self.0.trees.clone(), (members, self.published().totals));
         // The list that is asked for after this one waits for it, even when nobody waits for this one any more.
         let turn = self.0.listing.clone().acquire_owned().await;
@@ -362,7 +368,7 @@ impl Store {
     }
 
     /// The replica as of the newest durable commit.
-    pub fn published(&self) -> Published {
+    pub fn published(&self) -> Arc<Published> {
         self.0.shared.published()
     }
 

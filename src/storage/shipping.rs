@@ -99,7 +99,8 @@ impl Rules for Reading<'_> {
 
     fn entry(&self, kind: Kind, key: &[u8]) -> Result<Entry, Error> {
         for _ in 0..CHUNK_READ_RETRIES_MAX {
-            let entry = self.trees.entry(kind, key)?;
+            let recent = if kind == Kind::Data { self.shared.recent.get(key) } else { None };
+            let entry = recent.map_or_else(|| self.trees.entry(kind, key), Ok)?;
             self.see(key);
             if let Some(whole) = self.whole(&entry)? {
                 return Ok(whole);

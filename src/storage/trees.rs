@@ -92,11 +92,12 @@ impl Trees {
         Ok(members)
     }
 
-    /// Stores or removes a key's entry. Values too large for a leaf move to chunks first.
-    pub fn put_entry(&self, kind: Kind, key: &[u8], mut entry: Entry) -> Result<(), Error> {
+    /// Stores or removes a key's entry. Values too large for a leaf move to chunks first; what comes back is the entry as it
+    /// is stored.
+    pub fn put_entry(&self, kind: Kind, key: &[u8], mut entry: Entry) -> Result<Entry, Error> {
         if entry.is_gone() {
             self.of_kind(kind).remove(key)?;
-            return Ok(());
+            return Ok(entry);
         }
         self.move_out(&mut entry, VALUE_INLINE_BYTES_MAX)?;
         let mut bytes = codec::encode_entry(key, &entry);
@@ -106,7 +107,7 @@ impl Trees {
             bytes = codec::encode_entry(key, &entry);
         }
         self.of_kind(kind).insert(key, bytes)?;
-        Ok(())
+        Ok(entry)
     }
 
     /// Values of more than so many bytes go to chunks.

@@ -162,7 +162,8 @@ pub async fn look(store: &Store, keys: &[u32]) -> Found {
     let published = store.published();
     let Totals { keys: count, versions, digest } = published.totals;
     let totals = (count, versions, digest.to_string());
-    let (me, cluster, vv, floor) = (store.me(), store.cluster(), published.vv, published.floor);
+    let (me, cluster, vv, floor) =
+        (store.me(), store.cluster(), published.vv.clone(), published.floor.clone());
     let mut found = Found { me, cluster, vv, floor, totals, holds: Default::default() };
     for key in keys {
         let (kind, name) = name(*key);
@@ -200,7 +201,7 @@ pub async fn give(store: Store, id: u64, offer: Offer) -> VersionVector {
     let vv = match store.take(parcel).await {
         Ok(vv) => vv,
         // The crash has forgotten how far the sweep was: nothing was taken, and it begins anew.
-        Err(Rejection::OutOfTurn) => store.published().vv,
+        Err(Rejection::OutOfTurn) => store.published().vv.clone(),
         Err(other) => panic!("a parcel was refused: {other}"),
     };
     note(Note::Taken { id, vv: vv.clone() });
@@ -420,7 +421,7 @@ impl<'a> World<'a> {
     fn peers_forget(&mut self, rng: &mut Rng) {
         let mut known: Vec<(NodeId, VersionVector)> =
             self.peers.iter().map(|peer| (peer.replica.me(), peer.replica.vv().clone())).collect();
-        known.push((self.store.me(), self.store.published().vv));
+        known.push((self.store.me(), self.store.published().vv.clone()));
         for peer in &mut self.peers {
             let lapsed = rng.percent(self.shape.lapse_percent);
             let members = if lapsed { &known[..known.len() - 1] } else { &known[..] };
@@ -437,7 +438,7 @@ impl<'a> World<'a> {
 
     /// What the peers send: one or two messages each, the second as if the first had arrived.
     fn offers(&mut self, rng: &mut Rng) -> Vec<Offer> {
-        let vv = self.store.published().vv;
+        let vv = self.store.published().vv.clone();
         let mut offers = Vec::new();
         for at in 0..self.peers.len() {
             if rng.percent(self.shape.silent_percent) || self.interrupted.is_some_and(|sweeper| sweeper != at)
@@ -482,7 +483,7 @@ impl<'a> World<'a> {
             );
         }
         let mut keys: BTreeSet<u32> = writes.iter().map(|(happening, _)| happening.key).collect();
-        let vv = self.store.published().vv;
+        let vv = self.store.published().vv.clone();
         for _ in 0..rng.below(self.shape.writes.0 + 1) {
             let key = self.shape.key(rng);
             if !keys.insert(key) {
@@ -505,7 +506,7 @@ impl<'a> World<'a> {
 
     /// What follows when all is answered: the peers learn what the store has, and it learns what they have.
     async fn answers(&mut self, rng: &mut Rng, bounds: Bounds) {
-        let vv = self.store.published().vv;
+        let vv = self.store.published().vv.clone();
         for at in 0..self.peers.len() {
             let peer = &mut self.peers[at];
             if peer.sweeping && peer.sweep.is_none() {
