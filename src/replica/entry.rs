@@ -63,6 +63,12 @@ impl Version {
     fn rank(&self) -> (Hlc, Dot) {
         (self.hlc, self.dot)
     }
+
+    /// Is it another version under the same name, and the later one? A node that was set back, and could not know it, gives
+    /// names anew.
+    fn supplants(&self, other: &Version) -> bool {
+        self.dot == other.dot && self.hlc > other.hlc
+    }
 }
 
 /// Everything that is known of one key.
@@ -150,7 +156,7 @@ impl Entry {
     ///
     /// | the version is in | and | it stays |
     /// |---|---|---|
-    /// | both | | yes |
+    /// | both | | yes: the later one, should two disks have given one name to two |
     /// | ours only | their context covers it | no: they saw it go |
     /// | ours only | else | yes |
     /// | theirs only | our context or our vector covers it | no: we saw it go |
@@ -163,6 +169,11 @@ impl Entry {
             .cloned()
             .collect();
         let gone = self.drop_versions(|dot| !theirs.holds(dot) && theirs.context.covers(dot));
+        for ours in &mut self.versions {
+            if let Some(later) = theirs.versions.iter().find(|its| its.supplants(ours)) {
+                *ours = later.clone();
+            }
+        }
         self.versions.extend(fresh);
         self.versions.sort_unstable_by_key(|version| std::cmp::Reverse(version.rank()));
         self.context.join(&theirs.context);
@@ -172,6 +183,7 @@ impl Entry {
     /// Would a merge with `theirs` change anything?
     pub(super) fn has_news(&self, theirs: &Entry, incorporated: &VersionVector) -> bool {
         theirs.dots().any(|dot| !self.holds(dot) && !incorporated.covers(dot))
+            || theirs.versions.iter().any(|its| self.versions.iter().any(|ours| its.supplants(ours)))
             || self.dots().any(|dot| !theirs.holds(dot) && theirs.context.covers(dot))
             || !self.context.covers_all(&theirs.context)
     }

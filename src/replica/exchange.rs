@@ -132,13 +132,16 @@ impl Replica {
         }
         // What does not live need not be listed: that says it. But a delete may have seen what lies beyond the target.
         entries.retain(|(_, _, entry)| !entry.versions().is_empty() || !target.covers_all(entry.context()));
-        let vv = if target.is_empty() { VersionVector::new() } else { self.vv.clone() };
-        Ok(Sweep { sender: self.me, target, vv, after, through, entries })
+        Ok(Sweep { sender: self.me, target, vv: self.vv.clone(), after, through, entries })
     }
 
     /// Rule 5: takes a piece of a sweep in. Whatever lives here among its keys and is not listed, though the sender has
     /// incorporated it, is dead. After the last piece everything up to its target is incorporated. `false` when the piece
-    /// is not the next one: then the sweep begins anew. A piece of a comparison stands for itself.
+    /// is not the next one: then the sweep begins anew.
+    ///
+    /// A piece of a comparison stands for itself. Two that have incorporated the same and hold different things do so by no
+    /// rule: one of them has from a disk that is gone what its vector does not cover, or two disks gave one name to two events.
+    /// Then nothing that is held anywhere is dead because it is missing elsewhere: only what an entry has seen, it supersedes.
     pub fn take_sweep<T: Trees>(
         &mut self,
         sweep: &Sweep,
@@ -147,7 +150,10 @@ impl Replica {
         now_ms: u64,
     ) -> Result<bool, T::Error> {
         if sweep.compares() {
-            self.take_entries(sweep, unit, trees, now_ms)?;
+            // Who has incorporated more may have forgotten what it does not list, and the other way round.
+            if sweep.vv == self.vv {
+                self.take_entries(sweep, &VersionVector::new(), unit, trees, now_ms)?;
+            }
             return Ok(true);
         }
         if sweep.after.is_none() {
@@ -173,7 +179,7 @@ impl Replica {
             let touch = unit.at_mut(place);
             touch.gone.extend(touch.entry.drop_versions(|dot| dead(kind, &key, dot)));
         }
-        self.take_entries(sweep, unit, trees, now_ms)?;
+        self.take_entries(sweep, &incorporated, unit, trees, now_ms)?;
         match &sweep.through {
             Some(_) => {
                 let swept = Swept { target: sweep.target.clone(), through: sweep.through.clone() };
@@ -193,19 +199,19 @@ impl Replica {
         Ok(true)
     }
 
-    /// Takes in what is listed.
+    /// Takes in what is listed; what is `incorporated` here and not held is dead.
     fn take_entries<T: Trees>(
         &mut self,
         sweep: &Sweep,
+        incorporated: &VersionVector,
         unit: &mut Unit,
         trees: &T,
         now_ms: u64,
     ) -> Result<(), T::Error> {
-        let incorporated = self.vv.clone();
         for (kind, key, entry) in &sweep.entries {
             let place = unit.load(*kind, key, trees)?;
-            if unit.at(place).entry.has_news(entry, &incorporated) {
-                self.merge(entry, place, unit, &incorporated, now_ms);
+            if unit.at(place).entry.has_news(entry, incorporated) {
+                self.merge(entry, place, unit, incorporated, now_ms);
             }
         }
         Ok(())

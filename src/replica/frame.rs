@@ -101,9 +101,6 @@ impl Sweep {
         if !self.vv.covers_all(&self.target) {
             return Err(Malformed("a sweep promises more than its sender has"));
         }
-        if self.compares() && !self.vv.is_empty() {
-            return Err(Malformed("a comparison calls something dead"));
-        }
         if !self.entries.iter().all(|(kind, key, _)| beyond(&(*kind, key.clone()))) {
             return Err(Malformed("a key lies outside of its piece of the sweep"));
         }
@@ -139,8 +136,8 @@ fn check_key(kind: Kind, key: &[u8]) -> Result<(), Malformed> {
 /// A place in the order of all keys; the first is before them all.
 pub type Bound = Option<(Kind, Vec<u8>)>;
 
-/// The sender's whole state over one stretch of keys. With empty vectors it promises nothing and calls nothing dead: it
-/// brings what the sender holds ahead of its vector, for two that have incorporated the same and hold different things.
+/// The sender's whole state over one stretch of keys. With an empty target it promises nothing and calls nothing dead: it
+/// shows what the sender holds, for two that have incorporated the same and hold different things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sweep {
     /// Who sends.

@@ -352,6 +352,44 @@ fn a_node_leaves_and_may_join_again() {
     shows(cluster.node(2), "k", Some("y"));
 }
 
+/// Nobody can tell a node that it was set back, and its files are the old ones but for what they hold: it gives names anew
+/// that others know. No disk that has what was acknowledged may lose it for that.
+#[test]
+fn what_a_disk_has_stays_though_its_name_was_given_twice() {
+    let mut cluster = Cluster::start(2);
+    put(cluster.node(1), "old?w=2", "x");
+    cluster.kill(1);
+    let backup = cluster.dir(1).with_extension("backup");
+    copy(&cluster.dir(1), &backup);
+    let alone = |cluster: &mut Cluster| {
+        cluster.nodes[1] = Some(Node::launch(Node::command(&cluster.dir(1), &[])).expect("it serves"));
+    };
+    alone(&mut cluster);
+    let first = put(cluster.node(1), "first?w=2", "y").json()["version"].clone();
+    cluster.kill(1);
+    cluster.kill(0);
+    let files = |dir: &Path| {
+        let files = Command::new("find").arg(dir).args(["-type", "f", "-printf", "%P\n"]).output().unwrap();
+        String::from_utf8(files.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<String>>()
+    };
+    for file in files(&cluster.dir(1)) {
+        match std::fs::read(backup.join(&file)) {
+            Ok(bytes) => std::fs::write(cluster.dir(1).join(&file), bytes).unwrap(),
+            Err(_) => std::fs::remove_file(cluster.dir(1).join(&file)).unwrap(),
+        }
+    }
+    alone(&mut cluster);
+    let second = put(cluster.node(1), "second", "z").json()["version"].clone();
+    assert_eq!(first, second, "else this test shows nothing");
+    cluster.up(0);
+    cluster.settle();
+    for node in cluster.alive() {
+        for (key, value) in [("old", "x"), ("first", "y"), ("second", "z")] {
+            shows(node, key, Some(value));
+        }
+    }
+}
+
 /// What only one node has does not go with it.
 #[test]
 fn a_node_stays_when_nobody_else_has_what_it_has() {
