@@ -200,6 +200,9 @@ pub const PEER_BODY_BYTES_MAX: usize = 512 << 20;
 /// Largest answer to a message between nodes.
 pub const PEER_REPLY_BYTES_MAX: usize = 1 << 20;
 
+/// Longest address of a peer, in bytes: a name of the domain name system has at most 253, and there is the port.
+pub const ADDRESS_BYTES_MAX: usize = 260;
+
 /// Time to connect to a peer.
 pub const PEER_CONNECT_MS: u64 = 2_000;
 

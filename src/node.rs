@@ -125,12 +125,12 @@ async fn serve(config: Config) -> Result<(), End> {
         tokio::select! {
             () = signals.received() => {
                 if config.leave_on_exit {
-                    stays = leave(&app, &network).await.err();
+                    stays = leave(&app, &network, true).await.err();
                 }
                 break;
             }
             asked = door.asked_to_leave() => {
-                let left = leave(&app, &network).await;
+                let left = leave(&app, &network, false).await;
                 let out = left.is_ok();
                 // Who asked may be gone by now.
                 let _ = asked.send(left);
@@ -157,12 +157,12 @@ async fn serve(config: Config) -> Result<(), End> {
     }
 }
 
-/// Leaves the cluster; or serves on, and says why.
-async fn leave(app: &App, network: &Network) -> Result<usize, String> {
+/// Leaves the cluster, until the node is started again if it `returns`; or serves on, and says why.
+async fn leave(app: &App, network: &Network, returns: bool) -> Result<usize, String> {
     // First no more writes: one that is taken after the others have let this node go would be theirs never.
     app.stop();
     drain(app).await;
-    let left = network.leave().await;
+    let left = network.leave(returns).await;
     match &left {
         Ok(told) => log::info!("this node has left its cluster; {told} other members know"),
         Err(why) => {

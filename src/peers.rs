@@ -68,15 +68,29 @@ pub struct Peer {
     pub state: Option<(VersionVector, Digest)>,
     /// How often in a row it had the same vector and another digest.
     pub unequal: u32,
+    /// Where it said that it is reached, unless that did not work since.
+    pub address: Option<String>,
     /// Why it could not be reached, the last time that it could not.
     pub trouble: Option<String>,
     /// What we had when it was last seen to lack something, and when that was, in ms since 1970; until it has that.
     pub owed: Option<(VersionVector, u64)>,
 }
 
+/// How far a node that came to a cluster with nothing has got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// Nobody has taken it in yet.
+    Asking,
+    /// It has not yet all that the cluster had when it was taken in.
+    Behind(VersionVector),
+}
+
 /// All of them.
 #[derive(Default)]
-pub struct Peers(Mutex<BTreeMap<NodeId, Peer>>);
+pub struct Peers {
+    members: Mutex<BTreeMap<NodeId, Peer>>,
+    arrival: Mutex<Option<Arrival>>,
+}
 
 impl Peers {
     /// Changes what is known of one.
@@ -94,7 +108,22 @@ impl Peers {
         self.lock().get(&id).cloned().unwrap_or_default()
     }
 
+    /// Where one said that it is reached.
+    pub fn address_of(&self, id: NodeId) -> Option<String> {
+        self.lock().get(&id)?.address.clone()
+    }
+
+    /// How far this node has got, if it has not arrived.
+    pub fn arrival(&self) -> Option<Arrival> {
+        self.arrival.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This node has got so far; `None` when it has arrived.
+    pub fn arrive(&self, arrival: Option<Arrival>) {
+        *self.arrival.lock().unwrap_or_else(PoisonError::into_inner) = arrival;
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

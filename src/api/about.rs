@@ -4,8 +4,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value as Json, json};
 
 use super::app::App;
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::{members, request, time};
+use crate::peers::Arrival;
 use crate::replica::VersionVector;
 use crate::storage::{FORMAT, sync_calls};
 
@@ -15,10 +16,20 @@ pub fn health(request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({"status": "alive"})))
 }
 
-/// `GET /ready`: requests are served.
+/// `GET /ready`: requests are served, and there is something to be read: a new member has what its cluster had when it joined.
 pub fn ready(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     request::no_parameters(request)?;
-    app.store()?;
+    let store = app.store()?;
+    match app.peers.arrival() {
+        None => {}
+        Some(Arrival::Asking) => {
+            return Err(Problem::new(Code::Starting, "no member of a cluster has taken this node in yet"));
+        }
+        Some(Arrival::Behind(vv)) if !store.published().vv.covers_all(&vv) => {
+            return Err(Problem::new(Code::Starting, "it is being sent what its cluster holds"));
+        }
+        Some(Arrival::Behind(_)) => app.peers.arrive(None),
+    }
     Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
 }
 

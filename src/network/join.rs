@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Error;
-use super::wire::{Join, Message, Refusal, Reply};
-use super::{House, NOWHERE, Settings};
+use super::wire::{Join, Joined, Message, Refusal, Reply};
+use super::{House, NOWHERE, Settings, is_concrete};
 use crate::exit::Exit;
 use crate::limits::{CONTACT_MS, PEER_ANSWER_MS};
-use crate::peers::Member;
+use crate::peers::{Arrival, Member};
 use crate::replica::{Frame, Kind, NodeId};
-use crate::storage::{self, Action, Store};
+use crate::storage::{self, Action, Parcel, Store};
 
 /// Where this node can be reached, as far as it can know before anybody has told it.
 pub async fn first_address(store: &Store, settings: &Settings) -> String {
@@ -26,8 +26,10 @@ pub async fn first_address(store: &Store, settings: &Settings) -> String {
     let key = store.me().0.to_be_bytes();
     let shown = store.read(Kind::Membership, &key, (settings.now_ms)()).await.unwrap_or_default();
     let known = shown.first().and_then(|(_, text)| Member::of(text)).map(|member| member.address);
-    let same_port = |address: &String| port_of(address) == Some(settings.listen.port());
-    known.filter(same_port).unwrap_or_else(|| settings.listen.to_string())
+    let known = known.filter(|address| is_concrete(address));
+    let host = known.as_ref().and_then(|address| Some(address.rsplit_once(':')?.0));
+    let port = settings.listen.port();
+    host.map_or_else(|| settings.listen.to_string(), |host| format!("{host}:{port}"))
 }
 
 fn port_of(address: &str) -> Option<u16> {
@@ -39,8 +41,9 @@ fn port_of(address: &str) -> Option<u16> {
 /// members that no longer know it and did not take it in at once.
 pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
     if house.store.cluster() == NOWHERE {
-        return match house.settings.join.is_empty() {
-            true => Err(storage::Error::Refused(
+        return match house.store.returns()? {
+            true => Ok(come_back(house).await?),
+            false if house.settings.join.is_empty() => Err(storage::Error::Refused(
                 "this node has left its cluster: give the address of a member to join, or another --data-dir"
                     .into(),
             )
@@ -49,6 +52,11 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         };
     }
     let others = house.others();
+    let copied = house.store.is_copy();
+    if copied {
+        look_for_original(house).await;
+    }
+    let mut heard = 0;
     let mut answers = tokio::task::JoinSet::new();
     for id in others.iter().copied() {
         let house = house.clone();
@@ -65,14 +73,8 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         let Some(answer) = answer else { break };
         match answer {
             Ok((id, Err(Error::Refused(Refusal::RolledBack(_))))) => {
-                let new = NodeId((house.settings.random)().max(1));
-                log::error!(
-                    "this node holds less of its own writes than others: it was rolled back. It goes on as node {new}; \
-                     its data stays, what it lacks comes from the others"
-                );
-                // The record of the old id goes when nobody goes by it: see the keeper.
-                let done = house.store.renew(new).await;
-                done.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?;
+                renew(house, "this node holds less of its own writes than others: it was rolled back")
+                    .await?;
                 renewed = true;
                 // Nobody knows the new one yet: any member may take it in, the one that answered first.
                 strangers = others.iter().copied().filter(|other| *other != id).collect();
@@ -84,8 +86,14 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
             }
             Ok((id, Err(Error::Refused(Refusal::Stranger)))) => strangers.push(id),
             Ok((id, Err(error))) => log::warn!("member {id} can't be reached: {error}"),
-            Ok((_, Ok(()))) | Err(_) => {}
+            Ok((_, Ok(()))) => heard += 1,
+            Err(_) => {}
         }
+    }
+    if copied && !renewed && (heard < others.len() || others.is_empty()) {
+        let why = "this data directory is a copy, and not every member could be asked what it knows of the node's writes";
+        renew(house, why).await?;
+        (renewed, strangers) = (true, others);
     }
     // Whom nobody knows any more joins again.
     if !strangers.is_empty() && !renewed {
@@ -93,22 +101,85 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
     }
     let mut addresses = Vec::new();
     for id in strangers {
-        let Some(member) = house.member(id).await else { continue };
-        if ask_to_join(house, &member.address).await.is_ok() {
+        let Some(address) = house.reach(id).await else { continue };
+        if ask_to_join(house, &address).await.is_ok() {
             return Ok(Vec::new());
         }
-        addresses.push(member.address);
+        addresses.push(address);
     }
+    Ok(addresses)
+}
+
+/// The node writes under another id from now on: some of its old one's writes may be elsewhere only, and their names must not
+/// be given twice. The record of the old id goes when nobody goes by it: see the keeper.
+async fn renew(house: &House, why: &str) -> Result<(), Error> {
+    let new = NodeId((house.settings.random)().max(1));
+    log::error!("{why}. It goes on as node {new}; its data stays, what it lacks comes from the others");
+    let done = house.store.renew(new).await;
+    Ok(done.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?)
+}
+
+/// Ends the process if another one runs under this node's id, where the node was last known to be.
+async fn look_for_original(house: &House) {
+    let me = house.store.me();
+    let Some(member) = house.member(me).await.filter(|member| member.address != house.address()) else {
+        return;
+    };
+    if let Err(Error::Refused(Refusal::Twin)) = greet_at(house, me, &member.address).await {
+        let directory = house.store.directory_shown();
+        let why = format!(
+            "{directory} is a copy of the data directory of node {me}, which runs at {}: give each node a directory of its \
+             own, made by the node itself",
+            member.address
+        );
+        storage::end_process(Exit::Refused, &why);
+    }
+}
+
+/// A node that left as it stopped goes back to those that it knew; when none of them takes it in, as none does when all left,
+/// it begins their cluster again. The addresses are those by which it is to join them all the same.
+async fn come_back(house: &House) -> Result<Vec<String>, Error> {
+    let mut addresses = house.settings.join.clone();
+    for id in house.others() {
+        addresses.extend(house.reach(id).await);
+    }
+    let asked = async {
+        for address in &addresses {
+            if ask_to_join(house, address).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    };
+    if tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await == Ok(true) {
+        return Ok(Vec::new());
+    }
+    let left = house
+        .store
+        .left()?
+        .ok_or_else(|| storage::Error::Damaged("which cluster it left is not there".into()))?;
+    log::warn!(
+        "this node left cluster {left} when it stopped, and none of its members takes it in now: it begins it again with the \
+         data that is here"
+    );
+    let adopted = house.store.adopt(left).await;
+    adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
     Ok(addresses)
 }
 
 /// A frame that holds nothing: the answer tells all.
 async fn greet(house: &House, id: NodeId) -> Result<(), Error> {
-    let Some(member) = house.member(id).await else { return Ok(()) };
+    match house.reach(id).await {
+        Some(address) => greet_at(house, id, &address).await,
+        None => Err(Error::Unreachable("its address is not known".into())),
+    }
+}
+
+async fn greet_at(house: &House, id: NodeId, address: &str) -> Result<(), Error> {
     let published = house.store.published();
     let (vv, digest) = (published.vv.clone(), published.totals.digest);
     let frame = Frame { sender: house.store.me(), vv, digest, ranges: Vec::new(), entries: Vec::new() };
-    let (_, reply) = house.ask(&member.address, Message::Frame(id, frame)).await?;
+    let (_, reply) = house.ask(address, Message::Frame(id, frame)).await?;
     if let Reply::Have(vv) = reply {
         house.store.acknowledge(id, &vv);
     }
@@ -170,14 +241,24 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
         return Err(Error::Unreachable("it is this node's own address".into()));
     }
     match answer.body {
-        Reply::Joined(known_as) => {
+        Reply::Joined(Joined { address: known_as, roster, vv }) => {
+            roster.check().map_err(|e| Error::Unreadable(e.to_string()))?;
+            if !roster.compares() || !roster.vv.is_empty() {
+                return Err(Error::Unreadable("its list of members promises something".into()));
+            }
             if house.store.cluster() != answer.cluster {
                 let adopted = house.store.adopt(answer.cluster).await;
                 adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
             }
             house.set_address(known_as.clone());
-            // Who knows others must know this one too, or takes it for a stranger.
-            if !house.others().is_empty() && house.member(answer.from).await.is_none() {
+            // Who does not know the others takes them for strangers.
+            let taken = house.store.take(Parcel::Sweep(roster)).await;
+            taken.map_err(|e| Error::Unreachable(e.to_string()))?;
+            if house.peers.arrival() == Some(Arrival::Asking) {
+                house.peers.arrive(Some(Arrival::Behind(vv)));
+            }
+            // It may have been evicted here, or there.
+            if !house.store.is_member(answer.from) {
                 let joined_at_ms = (house.settings.now_ms)();
                 let record = Member { address: address.to_owned(), joined_at_ms };
                 let key = answer.from.0.to_be_bytes().to_vec();
@@ -218,6 +299,7 @@ impl House {
                 return Reply::Refused(Refusal::NotNow(e.to_string()));
             }
             log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
+            self.peers.arrive(None);
         }
         if let Some(left) = join.left.filter(|left| *left != self.store.cluster()) {
             // Its roster is that one's, and would come along.
@@ -245,7 +327,10 @@ impl House {
             }
             log::info!("node {from} is a member now, as {address}");
         }
-        Reply::Joined(address)
+        match self.store.roster().await {
+            Ok(roster) => Reply::Joined(Joined { address, roster, vv: self.store.published().vv.clone() }),
+            Err(e) => Reply::Refused(Refusal::NotNow(e.to_string())),
+        }
     }
 
     /// Ends the process: to go on would be to write under a name that is another's.

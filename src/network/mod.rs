@@ -36,8 +36,8 @@ use client::Client;
 use pulse::Beat;
 use wire::{Envelope, Message, Reply};
 
-use crate::limits::{PEER_ANSWER_MS, RETRY_MS};
-use crate::peers::{Liveness, Member, Peers};
+use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, RETRY_MS};
+use crate::peers::{Arrival, Liveness, Member, Peers};
 use crate::replica::{Kind, NodeId};
 use crate::storage::{self, Action, Condition, Rejection, Request, Store};
 
@@ -135,6 +135,12 @@ impl Network {
         let mut addresses = house.settings.join.clone();
         addresses.extend(join::meet(&house).await?);
         house.introduce().await;
+        let settled = house.store.settle_here().await;
+        settled.map_err(|e| storage::Error::Failed(format!("can't note where the data is: {e}")))?;
+        let published = house.store.published();
+        if !addresses.is_empty() && house.others().is_empty() && published.totals.keys == 0 {
+            house.peers.arrive(Some(Arrival::Asking));
+        }
         let _ = door.house.set(house.clone());
         let kept = house.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -145,9 +151,9 @@ impl Network {
         Ok(Network(house))
     }
 
-    /// Ends this node's membership: it counts as a member of no cluster. How many of the others know; or why it stays, and
-    /// then nothing has changed. Nobody may write meanwhile.
-    pub async fn leave(&self) -> Result<usize, String> {
+    /// Ends this node's membership: it counts as a member of no cluster, until it is started again if it `returns`. How many
+    /// of the others know; or why it stays, and then nothing has changed. Nobody may write meanwhile.
+    pub async fn leave(&self, returns: bool) -> Result<usize, String> {
         let house = &self.0;
         let members = house.others();
         if members.is_empty() || house.store.cluster() == NOWHERE {
@@ -156,7 +162,12 @@ impl Network {
         let evicted = !house.store.is_member(house.store.me());
         // At least one must have all, or there is nobody to leave it to. Not its own writes alone: it may be the only one that
         // still has another's.
-        if house.holders(&members).await == 0 && !evicted {
+        let holders = house.holders(&members).await;
+        if house.others().is_empty() {
+            // They all left meanwhile: this one keeps the cluster.
+            return Ok(0);
+        }
+        if holders == 0 && !evicted {
             let addresses: Vec<String> = members.iter().map(ToString::to_string).collect();
             return Err(format!(
                 "no other member is known to have all that this node has: start one of {}, or evict this node there",
@@ -169,7 +180,7 @@ impl Network {
             Err(rejection) => return Err(rejection.to_string()),
         }
         let told = if evicted { 0 } else { house.holders(&members).await };
-        house.store.adopt(NOWHERE).await.map_err(|e| e.to_string())?;
+        house.store.leave(returns).await.map_err(|e| e.to_string())?;
         Ok(told)
     }
 }
@@ -185,10 +196,11 @@ impl House {
             let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&all));
             members.iter().filter(has).count()
         };
-        // Who is suspect may be well.
+        // Who is suspect may be well; who has left is no member.
         let up = |id: &&NodeId| self.peers.get(**id).liveness != Liveness::Down;
-        let wanted = members.iter().filter(up).count();
-        let enough = self.store.until_said(|said| count(said) >= wanted);
+        let up: Vec<&NodeId> = members.iter().filter(up).collect();
+        let enough =
+            self.store.until_said(|said| count(said) >= up.iter().filter(|id| said.contains_key(id)).count());
         let _ = tokio::time::timeout(Duration::from_millis(PEER_ANSWER_MS), enough).await;
         count(&self.store.said())
     }
@@ -196,7 +208,9 @@ impl House {
     /// A message of this node.
     fn envelope<T>(&self, body: T) -> Envelope<T> {
         let (cluster, from) = (self.store.cluster(), self.store.me());
-        Envelope { cluster, from, run: self.run, now_ms: (self.settings.now_ms)(), body }
+        let (run, now_ms) = (self.run, (self.settings.now_ms)());
+        let address = Some(self.address()).filter(|address| is_concrete(address)).unwrap_or_default();
+        Envelope { cluster, from, run, now_ms, address, body }
     }
 
     /// Asks a peer, and notes what its answer tells about it; a refusal is an error.
@@ -212,11 +226,12 @@ impl House {
         limit: Duration,
     ) -> Result<(NodeId, Reply), Error> {
         let envelope = self.envelope(message);
-        let Envelope { from, now_ms, run, body, .. } = self.client.ask(address, &envelope, limit).await?;
+        let Envelope { from, now_ms, run, address, body, .. } =
+            self.client.ask(address, &envelope, limit).await?;
         if from == self.store.me() && run == self.run {
             return Err(Error::Unreachable("it is this node's own address".into()));
         }
-        self.seen(from, now_ms);
+        self.seen(from, now_ms, address);
         match body {
             Reply::Refused(refusal) => Err(refusal.into()),
             body => Ok((from, body)),
@@ -232,12 +247,15 @@ impl House {
     }
 
     /// A peer gave a sign of life.
-    fn seen(&self, peer: NodeId, its_now_ms: u64) {
+    fn seen(&self, peer: NodeId, its_now_ms: u64, its_address: String) {
         let now_ms = (self.settings.now_ms)();
         self.peers.update(peer, |known| {
             known.seen_ms = Some(now_ms);
             known.skew_ms = its_now_ms as i64 - now_ms as i64;
             known.trouble = None;
+            if is_concrete(&its_address) {
+                known.address = Some(its_address);
+            }
         });
     }
 
@@ -264,6 +282,22 @@ impl House {
         let condition = Condition::default();
         let request = Request { kind: Kind::Membership, key, action, condition, token: None, room: None };
         self.store.write(request).await
+    }
+
+    /// Where a member is reached: as it said last, or as the roster says.
+    async fn reach(&self, id: NodeId) -> Option<String> {
+        match self.peers.address_of(id).filter(|_| self.store.is_member(id)) {
+            Some(address) => Some(address),
+            None => self.member(id).await.map(|member| member.address),
+        }
+    }
+
+    /// A member could not be reached where it said that it is.
+    fn missed(&self, id: NodeId, error: &Error) {
+        self.peers.update(id, |peer| {
+            peer.trouble = Some(error.to_string());
+            peer.address = None;
+        });
     }
 
     /// A member's record.
@@ -304,6 +338,12 @@ impl House {
         known.drain(..more);
         false
     }
+}
+
+/// Is it an address that others can reach? A wildcard is none.
+fn is_concrete(address: &str) -> bool {
+    let wildcard = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    !address.is_empty() && address.len() <= ADDRESS_BYTES_MAX && !wildcard
 }
 
 /// Packets of SWIM that may wait for their turn; more are lost.

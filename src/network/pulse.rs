@@ -75,7 +75,7 @@ pub async fn beat(house: Arc<House>, mut beats: mpsc::Receiver<Beat>) {
                     // A full inbox loses it.
                     Ok(Some(answer)) => drop(house.pulse.try_send(Beat::Answer(answer))),
                     Ok(None) => log::debug!("SWIM: {to} is no member here"),
-                    Err(error) => house.peers.update(to, |peer| peer.trouble = Some(error.to_string())),
+                    Err(error) => house.missed(to, &error),
                 }
                 drop(permit);
             });
@@ -86,9 +86,9 @@ pub async fn beat(house: Arc<House>, mut beats: mpsc::Receiver<Beat>) {
 
 /// Sends a packet, and what comes back; `None` when nobody of that name is a member.
 async fn exchange(house: &House, to: NodeId, pulse: Pulse) -> Result<Option<Pulse>, Error> {
-    let Some(member) = house.member(to).await else { return Ok(None) };
+    let Some(address) = house.reach(to).await else { return Ok(None) };
     let limit = Duration::from_millis(SWIM_PERIOD_MS);
-    match house.ask_within(&member.address, Message::Pulse(to, pulse), limit).await? {
+    match house.ask_within(&address, Message::Pulse(to, pulse), limit).await? {
         (from, Reply::Pulse(pulse)) if from == to => Ok(Some(pulse)),
         _ => Err(Error::Unreadable("it answered something else".into())),
     }

@@ -97,7 +97,7 @@ impl House {
         seen_as: Option<std::net::SocketAddr>,
         reached_as: Option<String>,
     ) -> Reply {
-        let Envelope { cluster, from, run, now_ms, body } = envelope;
+        let Envelope { cluster, from, run, now_ms, address, body } = envelope;
         let me = self.store.me();
         if from == me {
             // A node that asks itself finds that out by the answer.
@@ -119,7 +119,7 @@ impl House {
                         "more than {SWIM_PACKETS_MAX} packets"
                     )));
                 }
-                self.seen(from, now_ms);
+                self.seen(from, now_ms, address);
                 return Reply::Pulse(self.pulse(from, pulse).await);
             }
             Message::Frame(to, frame) => {
@@ -127,7 +127,7 @@ impl House {
                 if let Err(refusal) = self.admits(whose, &frame.vv).and_then(|()| checked(frame.check())) {
                     return Reply::Refused(refusal);
                 }
-                self.seen(from, now_ms);
+                self.seen(from, now_ms, address);
                 self.peers.update(from, |peer| peer.state = Some((frame.vv.clone(), frame.digest)));
                 self.store.acknowledge(from, &frame.vv);
                 if frame.ranges.is_empty() {
@@ -147,7 +147,7 @@ impl House {
                 if let Err(refusal) = ok.and_then(|()| checked(sweep.check())) {
                     return Reply::Refused(refusal);
                 }
-                self.seen(from, now_ms);
+                self.seen(from, now_ms, address);
                 Parcel::Sweep(sweep)
             }
         };
@@ -188,8 +188,7 @@ impl House {
         if cluster != self.store.cluster() {
             return Err(Refusal::OtherCluster(self.store.cluster()));
         }
-        // A node that has just joined does not know the others yet.
-        if !self.store.is_member(from) && !self.others().is_empty() {
+        if !self.store.is_member(from) {
             return Err(Refusal::Stranger);
         }
         Ok(())

@@ -109,7 +109,7 @@ impl Shipper {
     /// One message and its answer; `true` when there is more to send at once.
     async fn step(&mut self) -> Result<bool, Error> {
         let house = self.house.clone();
-        let Some(member) = house.member(self.peer).await else {
+        let Some(address) = house.reach(self.peer).await else {
             return Err(Error::Unreachable("its address is not known".into()));
         };
         if house.store.cluster() == NOWHERE {
@@ -121,7 +121,7 @@ impl Shipper {
             _ => None,
         };
         let said = house.store.said_by(self.peer).unwrap_or_default().vv;
-        let (from, reply) = house.ask(&member.address, message).await?;
+        let (from, reply) = house.ask(&address, message).await?;
         if from != self.peer {
             return Err(Refusal::OtherNode(from).into());
         }
@@ -191,7 +191,7 @@ impl Shipper {
             self.comparisons.cut_off();
         }
         self.courier.failed();
-        self.house.peers.update(self.peer, |peer| peer.trouble = Some(error.to_string()));
+        self.house.missed(self.peer, error);
         // An event may have come there by another way while this message was: only what we never had counts.
         let own = self.house.store.published().vv.get(self.house.store.me());
         match error {

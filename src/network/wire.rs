@@ -30,6 +30,8 @@ pub struct Envelope<T> {
     pub run: u64,
     /// The sender's clock, in ms since 1970.
     pub now_ms: u64,
+    /// Where the sender is reached, as far as it knows; empty when it does not.
+    pub address: String,
     /// What is said.
     pub body: T,
 }
@@ -69,13 +71,24 @@ pub struct Join {
     pub port: u16,
 }
 
+/// What a new member is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Joined {
+    /// The address under which others know it.
+    pub address: String,
+    /// All members, as a sweep that promises nothing: who knows nobody takes members for strangers.
+    pub roster: Sweep,
+    /// What the node that took it in has now.
+    pub vv: VersionVector,
+}
+
 /// What a node answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     /// All of this is on the disk here.
     Have(VersionVector),
-    /// You are a member; others know you under this address.
-    Joined(String),
+    /// You are a member.
+    Joined(Joined),
     /// Packets of SWIM that could be answered at once.
     Pulse(Pulse),
     /// No.
@@ -89,7 +102,10 @@ pub enum Refusal {
     #[error("it does not know this node as a member")]
     Stranger,
     /// The sender belongs elsewhere.
-    #[error("it belongs to cluster {0}")]
+    #[error(
+        "it belongs to cluster {0}, and this node to another one of several members, which are never merged: to join that one, \
+         give this node an empty --data-dir"
+    )]
     OtherCluster(NodeId),
     /// The sender still holds what another cluster held, which it has left.
     #[error(
@@ -154,7 +170,14 @@ mod tests {
 
     fn envelope() -> Envelope<Message> {
         let join = Join { members: 3, left: None, advertise: Some("a:1".into()), port: 7 };
-        Envelope { cluster: NodeId(1), from: NodeId(2), run: 3, now_ms: 4, body: Message::Join(join) }
+        Envelope {
+            cluster: NodeId(1),
+            from: NodeId(2),
+            run: 3,
+            now_ms: 4,
+            address: "a:1".into(),
+            body: Message::Join(join),
+        }
     }
 
     #[test]

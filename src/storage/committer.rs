@@ -85,10 +85,14 @@ enum Asked {
 pub enum Name {
     /// Of the cluster that it belongs to.
     Cluster(NodeId),
+    /// It belongs to none any more; does it go back by itself?
+    Nowhere { returns: bool },
     /// Of the node.
     Node(NodeId),
     /// The node's former one need not be remembered.
     NoFormer,
+    /// These files, made at that time, are where the node writes under its name.
+    Here([u8; 12]),
 }
 
 impl Asked {
@@ -350,8 +354,19 @@ impl Committer {
                 self.trees.db.flush()?;
                 return Ok(());
             }
-            Name::Cluster(NodeId::NOBODY) if self.trees.id(meta::CLUSTER)? == 0 => return Ok(()),
-            Name::Cluster(NodeId::NOBODY) => (meta::CLUSTER, NodeId::NOBODY, Some(meta::LEFT)),
+            Name::Here(birth) => {
+                self.trees.meta.insert(meta::BIRTH, &birth)?;
+                self.trees.db.flush()?;
+                return Ok(());
+            }
+            Name::Nowhere { .. } if self.trees.id(meta::CLUSTER)? == 0 => return Ok(()),
+            Name::Nowhere { returns } => {
+                match returns {
+                    true => self.trees.meta.insert(meta::RETURNS, &[1])?,
+                    false => self.trees.meta.remove(meta::RETURNS)?,
+                };
+                (meta::CLUSTER, NodeId::NOBODY, Some(meta::LEFT))
+            }
             Name::Cluster(id) => (meta::CLUSTER, id, None),
             Name::Node(id) => (meta::NODE, id, Some(meta::FORMER)),
         };

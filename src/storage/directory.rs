@@ -118,6 +118,17 @@ impl Directory {
         std::path::absolute(&self.path).unwrap_or(self.path.clone()).display().to_string()
     }
 
+    /// When the file that holds the data was made, in seconds since 1970:8 and nanoseconds:4; `None` where the file system
+    /// does not say.
+    pub fn birth(&self) -> Option<[u8; 12]> {
+        let made = fs::metadata(self.store().join("db")).and_then(|file| file.created()).ok()?;
+        let since = made.duration_since(std::time::UNIX_EPOCH).ok()?;
+        let mut birth = [0; 12];
+        birth[..8].copy_from_slice(&since.as_secs().to_be_bytes());
+        birth[8..].copy_from_slice(&since.subsec_nanos().to_be_bytes());
+        Some(birth)
+    }
+
     /// Makes what is there fit to be opened: a snapshot that was being written when the machine stopped bricks sled,
     /// which takes it for the newest one.
     pub fn repair(&self) -> Result<(), Error> {

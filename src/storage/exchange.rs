@@ -24,6 +24,25 @@ impl Store {
         Ok(left.map(NodeId).filter(|_| self.cluster() == NodeId::NOBODY))
     }
 
+    /// Does the node, having left, go back by itself?
+    pub fn returns(&self) -> Result<bool, Error> {
+        Ok(fatal_if_failed(self.0.trees.meta.get(meta::RETURNS).map_err(Error::from))?.is_some())
+    }
+
+    /// Are the files a copy of those in which the node last wrote under its name? A copy that keeps even the time at which a
+    /// file was made, as one of a whole disk does, can't be told.
+    pub fn is_copy(&self) -> bool {
+        self.0.birth.copied
+    }
+
+    /// From now on these files are where the node writes under its name; on the disk when this comes back.
+    pub async fn settle_here(&self) -> Result<(), Rejection> {
+        match self.0.birth.to_note {
+            Some(birth) => self.name(Name::Here(birth)).await,
+            None => Ok(()),
+        }
+    }
+
     /// The id under which the node wrote before it was found to be set back.
     pub fn former(&self) -> Result<Option<NodeId>, Error> {
         Ok(fatal_if_failed(self.0.trees.id_if_any(meta::FORMER))?.map(NodeId).filter(|id| *id != self.me()))
@@ -49,6 +68,20 @@ impl Store {
         self.name(Name::Cluster(cluster)).await?;
         self.0.cluster.store(cluster.0, Ordering::Release);
         Ok(())
+    }
+
+    /// From now on the store belongs to no cluster; on the disk when this comes back.
+    pub async fn leave(&self, returns: bool) -> Result<(), Rejection> {
+        self.name(Name::Nowhere { returns }).await?;
+        self.0.cluster.store(NodeId::NOBODY.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// All members' records, as a sweep that promises nothing.
+    pub async fn roster(&self) -> Result<Sweep, Error> {
+        let inner = self.0.clone();
+        let me = self.me();
+        self.shown(move || shipping::roster(&inner.trees, &inner.shared, me)).await
     }
 
     /// From now on the node writes under this id; on the disk when this comes back. Nobody may write meanwhile.

@@ -106,11 +106,27 @@ struct Inner {
     /// Held while all keys are read for a client.
     listing: Arc<Semaphore>,
     directory: directory::Directory,
+    birth: Birth,
     reserve_bytes: u64,
     capacity: usize,
     inbox: SyncSender<Message>,
     shared: Arc<Shared>,
     committer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Whether the files are those in which the node wrote before.
+struct Birth {
+    copied: bool,
+    /// When they were made, if that is not yet noted.
+    to_note: Option<[u8; 12]>,
+}
+
+impl Birth {
+    fn of(directory: &directory::Directory, trees: &Trees) -> Result<Birth, Error> {
+        let (now, noted) = (directory.birth(), trees.meta.get(trees::meta::BIRTH)?);
+        let differs = noted.as_ref().is_some_and(|noted| now.is_some_and(|now| *noted != now));
+        Ok(Birth { copied: differs, to_note: now.filter(|_| differs || noted.is_none()) })
+    }
 }
 
 /// What the committer and everybody else both see.
@@ -208,6 +224,7 @@ impl Store {
         let (inbox, messages) = sync_channel(settings.queue);
         let (me, reserve_bytes) = (AtomicU64::new(found.replica.me().0), disk.reserve_bytes());
         let (trees, cluster) = (found.trees.clone(), AtomicU64::new(found.cluster));
+        let birth = Birth::of(&directory, &trees)?;
         disk.keep_ballast();
         let feed = feed::start(&trees.changes)?;
         shared.heard.keep(&trees.members()?.into_iter().collect(), (settings.now_ms)());
@@ -220,6 +237,7 @@ impl Store {
             forget_after_ms: settings.forget_after.as_millis() as u64,
             feed,
             listing: Arc::new(Semaphore::new(1)),
+            birth,
             directory,
             reserve_bytes,
             capacity: settings.queue,

@@ -66,6 +66,15 @@ pub fn piece(
     Ok((sweep, shared.watermark.begun()))
 }
 
+/// The records of all members, and what is remembered of others, as a sweep that promises nothing. Blocks.
+pub fn roster(trees: &Trees, shared: &Shared, me: NodeId) -> Result<(Sweep, u64), Error> {
+    let reading = Reading { trees, shared, seen: Cell::new(0) };
+    let after = Some((Kind::Membership, Vec::new()));
+    let entries = reading.entries_after(after.as_ref(), usize::MAX)?;
+    let (target, vv) = (VersionVector::new(), VersionVector::new());
+    Ok((Sweep { sender: me, target, vv, after, through: None, entries }, shared.watermark.begun()))
+}
+
 /// The rules, as of the newest durable commit.
 pub fn replica(me: NodeId, published: &Published) -> Replica {
     let Published { vv, floor, clock, totals, .. } = published.clone();

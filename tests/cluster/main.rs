@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod arrivals;
 mod cluster;
 mod guarantees;
 mod hosts;

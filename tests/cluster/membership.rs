@@ -168,34 +168,6 @@ fn two_clusters_are_not_merged_by_accident() {
 
 /// The copy is as new as the original: neither of the two knows less than it should.
 #[test]
-fn a_copied_directory_is_refused() {
-    let mut cluster = Cluster::start(2);
-    let address = cluster.node(1).address.to_string();
-    cluster.kill(1);
-    let twin = cluster.dir(1).with_extension("copy");
-    copy(&cluster.dir(1), &twin);
-    let mut command = Command::new(crate::support::binary());
-    command.arg(&address).arg("--data-dir").arg(cluster.dir(1));
-    cluster.nodes[1] = Some(Node::launch(command).expect("it serves"));
-    cluster.settle();
-    let mut copied = Node::command(&twin, &[]);
-    copied.arg(cluster.node(0).address.to_string());
-    let refused = match Node::launch(copied) {
-        Err(log) => log,
-        Ok(mut node) => {
-            wait_until(SETTLED, "one of the two ends", || {
-                let original = cluster.nodes[1].as_mut().unwrap();
-                let ended = |node: &mut Node| node.child.try_wait().unwrap().is_some();
-                ended(&mut node) || ended(original)
-            });
-            node.log() + &cluster.node(1).log()
-        }
-    };
-    let told = ["copy of the other's data directory", "than this node itself"];
-    assert!(told.iter().any(|told| refused.contains(told)), "{refused}");
-}
-
-#[test]
 fn a_node_that_was_set_back_takes_a_new_id_and_keeps_its_data() {
     let mut cluster = Cluster::start(2);
     put(cluster.node(1), "old?w=2", "x");

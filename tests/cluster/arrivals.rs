@@ -1,0 +1,188 @@
+//! Coming, going and coming back, where it is easy to end with two clusters, or with none.
+
+use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::membership::copy;
+use crate::support::{Node, SOON, wait_until};
+
+/// The second is told of the first, the third of the second as soon as that is ready: it may not know the first yet.
+#[test]
+fn who_joins_by_a_newcomer_joins_all() {
+    for round in 0..8 {
+        let dirs = tempfile::tempdir().unwrap();
+        let first = Node::start(&dirs.path().join("a"), &[]);
+        put(&first, "k", "x");
+        let second = Node::start(&dirs.path().join("b"), &[&first.address.to_string()]);
+        let third = Node::start(&dirs.path().join("c"), &[&second.address.to_string()]);
+        let nodes = [&first, &second, &third];
+        for node in nodes {
+            wait_until(SETTLED, &format!("round {round}: all know all"), || {
+                get(node.address, "/membership")["members"].as_array().unwrap().len() == 3
+            });
+            shows(node, "k", Some("x"));
+        }
+        assert_eq!(put(&third, "l?w=3", "y").status, 201);
+    }
+}
+
+/// Of two, one evicts the other: what is left is one node that knows nobody, and must not listen to the other.
+#[test]
+fn an_evicted_node_of_two_is_out_until_it_comes_back() {
+    let mut cluster = Cluster::start(2);
+    let victim = id(cluster.node(1));
+    put(cluster.node(0), "old?w=2", "x");
+    let answer = cluster.node(0).request("DELETE", &format!("/membership/{victim}"), "");
+    assert_eq!(answer.status, 200);
+    wait_until(SETTLED, "it is refused", || {
+        cluster.node(1).log().contains("does not know this node as a member")
+    });
+    assert_eq!(put(cluster.node(1), "alone?w=all&timeout_ms=300", "y").status, 202);
+    assert_eq!(cluster.node(0).request("GET", "/key/alone", "").status, 404);
+    cluster.kill(1);
+    put(cluster.node(0), "meanwhile", "z");
+    // Nobody tells it whom to join: it asks whom it knows.
+    cluster.nodes[1] = Some(Node::launch(Node::command(&cluster.dir(1), &[])).expect("it serves"));
+    cluster.settle();
+    for node in cluster.alive() {
+        for (key, value) in [("old", "x"), ("alone", "y"), ("meanwhile", "z")] {
+            shows(node, key, Some(value));
+        }
+    }
+}
+
+#[test]
+fn two_that_evicted_each_other_become_one_cluster_again() {
+    let mut cluster = Cluster::start(2);
+    let ids = [id(cluster.node(0)), id(cluster.node(1))];
+    for (from, whom) in [(0, 1), (1, 0)] {
+        let answer = cluster.node(from).request("DELETE", &format!("/membership/{}", ids[whom]), "");
+        assert!(matches!(answer.status, 200 | 404), "{}", answer.text());
+    }
+    put(cluster.node(0), "a", "x");
+    put(cluster.node(1), "b", "y");
+    cluster.kill(1);
+    cluster.up(1);
+    cluster.settle();
+    for node in cluster.alive() {
+        shows(node, "a", Some("x"));
+        shows(node, "b", Some("y"));
+    }
+}
+
+/// All leave as they stop, and are started again with the same commands, the first without an address to join.
+#[test]
+fn a_cluster_whose_nodes_all_leave_on_exit_comes_back() {
+    let flags = |number: usize, first: &str| match number {
+        0 => vec!["--leave-on-exit".to_owned()],
+        _ => vec!["--leave-on-exit".to_owned(), first.to_owned()],
+    };
+    let mut cluster = Cluster::each(3, |_| Vec::new());
+    let mut first = String::new();
+    for round in 0..2 {
+        for number in 0..3 {
+            let flags = flags(number, &first);
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            let mut command = Node::command(&cluster.dir(number), &flags);
+            if number == 0 && round == 1 {
+                // At its old address, as the others' commands have it.
+                command = std::process::Command::new(crate::support::binary());
+                command.arg(&first).args(&flags).arg("--data-dir").arg(cluster.dir(0));
+            }
+            let node =
+                Node::launch(command).unwrap_or_else(|log| panic!("round {round}: node {number}: {log}"));
+            if number == 0 {
+                first = node.address.to_string();
+            }
+            cluster.nodes[number] = Some(node);
+        }
+        cluster.settle();
+        assert_eq!(put(cluster.node(round), &format!("k{round}?w=3"), "x").status, 201, "round {round}");
+        for known in 0..=round {
+            cluster.alive().for_each(|node| shows(node, &format!("k{known}"), Some("x")));
+        }
+        let all: Vec<Node> = (0..3).map(|number| cluster.nodes[number].take().unwrap()).collect();
+        let stopping: Vec<_> = all.into_iter().map(|node| std::thread::spawn(move || node.stop())).collect();
+        for (number, stopping) in stopping.into_iter().enumerate() {
+            assert_eq!(stopping.join().unwrap().code(), Some(0), "round {round}: node {number}");
+        }
+    }
+}
+
+/// The copy ends, not the node whose directory it is.
+#[test]
+fn a_copy_beside_its_original_is_refused_at_once() {
+    let mut cluster = Cluster::start(2);
+    let twin = cluster.dir(1).with_extension("copy");
+    copy(&cluster.dir(1), &twin);
+    let log = Node::launch(Node::command(&twin, &[])).err().expect("it does not serve");
+    assert!(log.contains("is a copy of the data directory"), "{log}");
+    put(cluster.node(1), "k?w=2", "x");
+    cluster.settle();
+    assert!(cluster.nodes[1].as_mut().unwrap().child.try_wait().unwrap().is_none(), "the original runs");
+}
+
+/// A copy is an old state, for all it can know: what it gives names to must not have names already.
+#[test]
+fn a_restored_directory_that_can_ask_nobody_takes_a_new_id() {
+    let mut cluster = Cluster::start(2);
+    put(cluster.node(1), "old?w=2", "x");
+    let old = id(cluster.node(1));
+    cluster.kill(1);
+    let backup = cluster.dir(1).with_extension("backup");
+    copy(&cluster.dir(1), &backup);
+    let alone = |cluster: &mut Cluster| {
+        cluster.nodes[1] = Some(Node::launch(Node::command(&cluster.dir(1), &[])).expect("it serves"));
+    };
+    alone(&mut cluster);
+    assert_eq!(id(cluster.node(1)), old, "its own directory");
+    put(cluster.node(1), "first?w=2", "y");
+    cluster.kill(1);
+    cluster.kill(0);
+    std::fs::remove_dir_all(cluster.dir(1)).unwrap();
+    copy(&backup, &cluster.dir(1));
+    alone(&mut cluster);
+    let new = id(cluster.node(1));
+    assert_ne!(new, old);
+    put(cluster.node(1), "second", "z");
+    cluster.up(0);
+    cluster.settle();
+    for node in cluster.alive() {
+        for (key, value) in [("old", "x"), ("first", "y"), ("second", "z")] {
+            shows(node, key, Some(value));
+        }
+        wait_until(SETTLED, "the old id is no member any more", || state(node, &old) == "none");
+    }
+    // Moved in peace it keeps its name: all others could be asked.
+    cluster.kill(1);
+    std::fs::remove_dir_all(&backup).unwrap();
+    copy(&cluster.dir(1), &backup);
+    std::fs::remove_dir_all(cluster.dir(1)).unwrap();
+    copy(&backup, &cluster.dir(1));
+    alone(&mut cluster);
+    assert_eq!(id(cluster.node(1)), new);
+    cluster.settle();
+}
+
+/// Who came with nothing is not ready before it has what there was.
+#[test]
+fn a_newcomer_is_ready_when_it_has_what_there_was() {
+    let dirs = tempfile::tempdir().unwrap();
+    let nobody = "127.0.0.1:1";
+    let lonely = Node::start(&dirs.path().join("lonely"), &[nobody]);
+    assert_eq!(lonely.request("GET", "/ready", "").status, 503);
+    assert_eq!(lonely.request("PUT", "/key/k", "{\"value\": 1}").status, 201, "it serves all the same");
+    let first = Node::start(&dirs.path().join("a"), &[]);
+    let large = "x".repeat(500_000);
+    for n in 0..40 {
+        put(&first, &format!("large{n}"), &large);
+    }
+    let second = Node::start(&dirs.path().join("b"), &[&first.address.to_string()]);
+    wait_until(SOON, "it is ready", || second.request("GET", "/ready", "").status == 200);
+    for n in 0..40 {
+        assert_eq!(second.request("HEAD", &format!("/key/large{n}"), "").status, 200, "large{n}");
+    }
+    assert_eq!(second.stop().code(), Some(0));
+    // Later it is at once, whoever else is there.
+    drop(first);
+    let second = Node::start(&dirs.path().join("b"), &[nobody]);
+    assert_eq!(second.request("GET", "/ready", "").status, 200);
+}
