@@ -5,6 +5,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `schedule` | what happens, and when; the end, and the verdict |
+//! | `sweeps` | sweeps at the wrong moment |
 //! | `world` | machines and what can be done to them: write, send, receive, answer |
 //! | `members` | starting, joining, leaving, eviction, machines that come back with less |
 //! | `network` | loss, repetition, delay, cut lines |
@@ -19,6 +20,7 @@ mod node;
 mod oracle;
 mod random;
 mod schedule;
+mod sweeps;
 mod world;
 
 use std::sync::Mutex;

@@ -217,7 +217,11 @@ impl World {
         }
         self.counts.restored += 1;
         self.machines[at].stop();
+        let me = backup.me;
         self.machines[at].disk = backup;
+        for process in self.machines.iter_mut().filter_map(|node| node.process.as_mut()) {
+            process.set_back.insert(me);
+        }
         self.network.hush(at);
         self.lose();
     }
@@ -234,6 +238,7 @@ impl World {
 
     /// Some disk is gone: what no other tells of may be lost.
     pub fn lose(&mut self) {
+        self.lost = true;
         let disks: Vec<&Disk> =
             self.machines.iter().filter(|node| !node.gone).map(|node| &node.disk).collect();
         self.oracle.lose(|dot, kind, key| disks.iter().any(|disk| disk.knows(dot, kind, key)));

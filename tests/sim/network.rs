@@ -84,6 +84,11 @@ impl Network {
         last
     }
 
+    /// The letter that was posted last.
+    pub fn take_newest(&mut self) -> Option<Letter> {
+        self.wire.pop()
+    }
+
     /// Nothing of what this machine has said or was told is under way any more.
     pub fn hush(&mut self, machine: usize) {
         self.wire.retain(|letter| letter.from != machine && letter.to != machine);

@@ -63,6 +63,8 @@ pub struct Process {
     pub leaving: Option<Dot>,
     /// Who is sweeping it, and when that one last sent a piece.
     pub sweeper: Option<(NodeId, u64)>,
+    /// Members that were set back since they said what they have, which this process has not been told.
+    pub set_back: BTreeSet<NodeId>,
     /// What was published before the last commit: a reader may have looked just before it.
     earlier: (VersionVector, VersionVector),
 }
@@ -126,6 +128,7 @@ impl Node {
             sponsor: None,
             leaving: None,
             sweeper: None,
+            set_back: BTreeSet::new(),
             earlier: (self.disk.vv.clone(), self.disk.floor.clone()),
         };
         process.follow(&self.disk.members(), now_ms);
@@ -214,12 +217,6 @@ impl Node {
             process.follow(&disk.members(), now_ms);
         }
         self.disk.check();
-    }
-
-    /// A commit in which nobody asks for anything.
-    pub fn tick(&mut self, now_ms: u64) {
-        let (unit, ()) = self.make(now_ms, |_, _, _| ());
-        self.seal(unit, now_ms);
     }
 
     /// The unit of a write, and which event it is.

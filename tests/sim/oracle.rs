@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dynarust::replica::{Dot, Kind, NodeId};
+use dynarust::replica::{Dot, Kind, NodeId, VersionVector};
 
 #[derive(Default)]
 pub struct Oracle {
     /// Every event: its key, whether it left a value, and all events of that key in its past.
     events: BTreeMap<Dot, Event>,
+    /// What was replaced by events that were undone: a piece of a sweep may have told that it had gone, and not by what.
+    replaced: BTreeSet<Dot>,
 }
 
 struct Event {
@@ -15,6 +17,8 @@ struct Event {
     key: Vec<u8>,
     lives: bool,
     past: BTreeSet<Dot>,
+    /// What of its past it took the place of itself.
+    replaced: Vec<Dot>,
     /// All disks that had it are gone. What was sent of it may still arrive.
     lost: bool,
 }
@@ -27,7 +31,7 @@ impl Oracle {
             past.insert(*gone);
             past.extend(self.events.get(gone).iter().flat_map(|event| &event.past));
         }
-        let event = Event { kind, key: key.to_vec(), lives, past, lost: false };
+        let event = Event { kind, key: key.to_vec(), lives, past, replaced: replaced.to_vec(), lost: false };
         assert!(self.events.insert(dot, event).is_none(), "one name for two events: {dot}");
     }
 
@@ -40,7 +44,10 @@ impl Oracle {
 
     /// Nobody has ever heard of what this node did after `seq`: it does something else under these names.
     pub fn undo(&mut self, origin: NodeId, seq: u64) {
-        self.events.retain(|dot, _| dot.origin != origin || dot.seq <= seq);
+        let undone = |dot: &Dot| dot.origin == origin && dot.seq > seq;
+        let gone = self.events.extract_if(.., |dot, _| undone(dot));
+        self.replaced.extend(gone.flat_map(|(_, event)| event.past));
+        self.replaced.retain(|dot| !undone(dot));
     }
 
     /// Holds what lives under a key against what must live there once everybody knows everything.
@@ -49,7 +56,7 @@ impl Oracle {
         let past = |lost: bool| -> BTreeSet<Dot> {
             here().filter(|(_, event)| event.lost == lost).flat_map(|(_, event)| event.past.clone()).collect()
         };
-        let (dead, doubtful) = (past(false), past(true));
+        let (dead, doubtful) = (past(false), &past(true) | &self.replaced);
         for (dot, event) in here().filter(|(_, event)| event.lives) {
             let lives = live.contains(dot);
             assert!(!lives || !dead.contains(dot), "{dot} of {} is back", key.escape_ascii());
@@ -61,6 +68,18 @@ impl Oracle {
         for dot in live {
             let real = self.events.get(dot).is_some_and(|event| event.lives && event.key == key);
             assert!(real, "{dot} of {} never happened", key.escape_ascii());
+        }
+    }
+
+    /// Who has incorporated an event holds nothing that it replaced.
+    pub fn incorporated(&self, vv: &VersionVector, holds: impl Fn(Kind, &[u8], Dot) -> bool) {
+        for (dot, event) in self.events.iter().filter(|(dot, event)| !event.lost && vv.covers(**dot)) {
+            for old in &event.replaced {
+                assert!(
+                    !holds(event.kind, &event.key, *old),
+                    "{old} is held beside {dot}, which replaced it"
+                );
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dynarust::limits::PEER_ANSWER_MS;
-use dynarust::replica::{Bounds, Dot, Kind, NodeId, Replaces, Token, Unit, VersionVector};
+use dynarust::replica::{Bounds, Dot, Entry, Kind, NodeId, Replaces, Token, Unit, VersionVector};
 
 use crate::disk::Disk;
 use crate::network::{Body, Letter, Network, Refusal};
@@ -26,6 +26,8 @@ pub struct World {
     pub counts: Counts,
     /// No more faults.
     pub peace: bool,
+    /// Is some disk gone, or back at what it once was?
+    pub lost: bool,
 }
 
 /// How often the rare things happened: a simulation that never does them proves nothing.
@@ -115,7 +117,7 @@ impl World {
         let replaced: Vec<Dot> = touch.gone.iter().map(|version| version.dot).collect();
         if !torn {
             self.oracle.happened(dot, name, lives, &replaced);
-            node.seal(unit, now_ms);
+            self.seal(at, unit);
             return true;
         }
         if self.tear(at, unit, Some((name.0, name.1.to_vec()))) {
@@ -124,9 +126,47 @@ impl World {
         false
     }
 
+    /// A commit in which nobody asks for anything.
+    pub fn tick(&mut self, at: usize) {
+        let now_ms = self.now(at);
+        let (unit, ()) = self.machines[at].make(now_ms, |_, _, _| ());
+        self.seal(at, unit);
+    }
+
+    fn seal(&mut self, at: usize, unit: Unit) {
+        self.may_forget(at, &unit);
+        let (now_ms, jumped) = (self.now(at), !unit.jumped().is_empty());
+        self.machines[at].seal(unit, now_ms);
+        // Of a disk that is lost a piece may tell what nobody tells to its end; that shows, or is mended, when all are at rest.
+        if jumped && !self.lost {
+            let disk = &self.machines[at].disk;
+            self.oracle.incorporated(&disk.vv, |kind, key, dot| disk.live(kind, key).contains(&dot));
+        }
+    }
+
+    /// What a unit lets go of, all whom its node waits for must have on their disks; but of one that was set back it may not
+    /// have heard that yet.
+    fn may_forget(&self, at: usize, unit: &Unit) {
+        let node = &self.machines[at];
+        let Some(process) = &node.process else { return };
+        for touch in unit.changes() {
+            let before = node.disk.entries.get(&(touch.kind, touch.key.clone())).map(Entry::context);
+            let gone = before.into_iter().flat_map(VersionVector::iter);
+            for dot in gone.filter(|dot| !touch.entry.context().covers(*dot)) {
+                assert!(node.disk.vv.covers(dot), "{dot} is forgotten before it is incorporated");
+                for peer in process.replica.peers().filter(|peer| !process.set_back.contains(peer)) {
+                    let other = &self.machines[self.homes[&peer]];
+                    let has = other.me() != peer || other.gone || other.disk.vv.covers(dot);
+                    assert!(has, "{dot} is forgotten, and {peer} lacks it");
+                }
+            }
+        }
+    }
+
     /// The power goes in the middle of a commit. Did this key's entry come?
     fn tear(&mut self, at: usize, unit: Unit, name: Option<(Kind, Vec<u8>)>) -> bool {
         self.counts.torn += 1;
+        self.may_forget(at, &unit);
         let touches: Vec<(Kind, Vec<u8>)> = unit.changes().map(|t| (t.kind, t.key.clone())).collect();
         let node = &mut self.machines[at];
         node.stop();
@@ -247,7 +287,7 @@ impl World {
         if let Some(put) = put {
             self.oracle.happened(put.dot, (Kind::Data, &put.key), true, &put.replaced);
         }
-        self.machines[to].seal(unit, now_ms);
+        self.seal(to, unit);
         for answer in &mut answers {
             if let Body::Have(_, vv) = &mut answer.body {
                 *vv = self.machines[to].disk.vv.clone();
@@ -300,6 +340,7 @@ impl World {
                 if told.fell_back {
                     self.counts.fell_back += 1;
                     process.heard.fell_back(from, &theirs);
+                    process.set_back.remove(&from);
                 }
                 process.heard.say(from, &theirs, now_ms);
             }
