@@ -148,6 +148,7 @@ impl House {
                     return Reply::Refused(refusal);
                 }
                 self.seen(from, now_ms, address);
+                self.store.acknowledge(from, &sweep.vv);
                 Parcel::Sweep(sweep)
             }
         };
@@ -169,8 +170,10 @@ impl House {
         let me = self.store.me();
         let published = self.store.published();
         let vv = &published.vv;
-        if its_vv.get(from) < vv.get(from) {
-            return Err(Refusal::RolledBack(vv.get(from)));
+        // What it has said may not have come here: pieces of a sweep that was never finished told of it.
+        let told = self.store.said_by(from).map_or(0, |said| said.vv.get(from)).max(vv.get(from));
+        if its_vv.get(from) < told {
+            return Err(Refusal::RolledBack(told));
         }
         if its_vv.get(me) > vv.get(me) {
             log::error!("member {from} knows newer writes of this node than this node itself");

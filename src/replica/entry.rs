@@ -185,7 +185,7 @@ impl Entry {
         theirs.dots().any(|dot| !self.holds(dot) && !incorporated.covers(dot))
             || theirs.versions.iter().any(|its| self.versions.iter().any(|ours| its.supplants(ours)))
             || self.dots().any(|dot| !theirs.holds(dot) && theirs.context.covers(dot))
-            || !self.context.covers_all(&theirs.context)
+            || theirs.context.iter().any(|dot| !self.context.covers(dot) && !incorporated.covers(dot))
     }
 
     /// Takes the picked versions out; that they were seen, the context says since they came.

@@ -142,7 +142,7 @@ impl Replica {
     /// A piece of a comparison stands for itself. Two that have incorporated the same and hold different things do so by no
     /// rule: one of them has, or let go of, what only a disk that is gone could have told it, or two disks gave one name to two
     /// events. Then nothing that is held anywhere is dead because it is missing elsewhere: only what an entry has seen, it
-    /// supersedes. A piece that does not even say what its sender has incorporated brings news, and no more.
+    /// supersedes. Of two that have not incorporated the same it brings news, and no more.
     pub fn take_sweep<T: Trees>(
         &mut self,
         sweep: &Sweep,
@@ -153,14 +153,11 @@ impl Replica {
         if sweep.compares() {
             // As with frames: its sweep does not go on.
             self.give_up(sweep.sender);
-            let incorporated = self.vv.clone();
-            if sweep.vv.is_empty() {
-                self.take_entries(sweep, &incorporated, unit, trees, now_ms)?;
-            } else if sweep.vv == incorporated && self.swept.is_empty() {
-                // Who has incorporated more may have forgotten what it does not list, and the other way round; and a sweep that
-                // is under way may yet say what took the place of something.
-                self.take_entries(sweep, &VersionVector::new(), unit, trees, now_ms)?;
-            }
+            // Who has incorporated more may have forgotten what it does not list, and the other way round; and a sweep that is
+            // under way may yet say what took the place of something.
+            let alike = sweep.vv == self.vv && self.swept.is_empty();
+            let incorporated = if alike { VersionVector::new() } else { self.vv.clone() };
+            self.take_entries(sweep, &incorporated, unit, trees, now_ms)?;
             return Ok(true);
         }
         if sweep.after.is_none() {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use dynarust::replica::{Dot, Frame, Kind, NodeId, Replaces, VersionVector};
+use dynarust::replica::{Dot, Frame, Kind, NodeId, Replaces, Sweep, Trees as _, VersionVector};
 
 use crate::disk::Disk;
 use crate::network::Refusal;
@@ -40,12 +40,9 @@ impl World {
             return self.machines[at].stop();
         }
         self.serve(at);
-        // Who knows others must know this one too, or takes it for a stranger. And who once removed it would not hear of
-        // its record again.
+        // Who once removed its sponsor would not hear of its record again.
         let node = &self.machines[at];
-        let fresh = node.disk.vv.iter().all(|dot| dot.origin == node.me());
         if let Some((_, id)) = node.process.as_ref().and_then(|process| process.sponsor)
-            && !(fresh && node.others().is_empty())
             && !node.others().contains(&id)
         {
             self.enter(at, id);
@@ -63,9 +60,12 @@ impl World {
 
     /// Does anybody know more of a node than it does itself?
     fn is_set_back(&self, at: usize) -> bool {
-        let (me, seq) = (self.machines[at].me(), self.machines[at].disk.newest(self.machines[at].me()));
+        // What it has of others' entries may tell of its own events as well.
+        let (me, seq) = (self.machines[at].me(), self.machines[at].disk.vv.get(self.machines[at].me()));
         let others = (0..self.machines.len()).filter(|other| *other != at && !self.machines[*other].gone);
-        others.into_iter().any(|other| self.machines[other].disk.newest(me) > seq)
+        let heard = |at: usize| self.machines[at].process.as_ref().and_then(|process| process.heard.of(me));
+        let told = |at: usize| heard(at).is_some_and(|said| said.vv.get(me) > seq);
+        others.into_iter().any(|other| self.machines[other].disk.newest(me) > seq || told(other))
             || self.network.tells_beyond(me, seq)
     }
 
@@ -124,8 +124,21 @@ impl World {
         }
         self.keep(sponsor);
         self.machines[at].disk.belongs = true;
+        self.take_roster(at, sponsor);
         self.machines[at].process().sponsor = Some((sponsor, self.machines[sponsor].me()));
         true
+    }
+
+    /// The answer to who joins brings the list of members: who knows nobody takes them for strangers.
+    fn take_roster(&mut self, at: usize, sponsor: usize) {
+        let (now_ms, sender) = (self.now(at), self.machines[sponsor].me());
+        let after = Some((Kind::Membership, Vec::new()));
+        let Ok(entries) = self.machines[sponsor].disk.entries_after(after.as_ref(), usize::MAX);
+        let (target, vv) = (VersionVector::new(), VersionVector::new());
+        let roster = Sweep { sender, target, vv, after, through: None, entries };
+        roster.check().expect("a list of members is well formed");
+        let (unit, _) = self.machines[at].take(&[Mail::Sweep(roster)], None, now_ms);
+        self.seal(at, unit);
     }
 
     /// Writes a member's record.

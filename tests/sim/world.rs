@@ -133,7 +133,7 @@ impl World {
         self.seal(at, unit);
     }
 
-    fn seal(&mut self, at: usize, unit: Unit) {
+    pub fn seal(&mut self, at: usize, unit: Unit) {
         self.may_forget(at, &unit);
         let (now_ms, jumped) = (self.now(at), !unit.jumped().is_empty());
         self.machines[at].seal(unit, now_ms);
@@ -264,6 +264,7 @@ impl World {
                     answers.push(answer(Body::Refused(Refusal::Other)));
                     continue;
                 }
+                node.process().heard.say(sweep.sender, &sweep.vv, now_ms);
             }
             answers.push(answer(Body::Have(me, VersionVector::new())));
             taken.push(mail);
@@ -304,15 +305,16 @@ impl World {
         if whom != me || !node.disk.belongs {
             return Err(Some(Refusal::Other));
         }
-        let others = node.others();
-        if !others.is_empty() && !others.contains(&from) {
+        if !node.others().contains(&from) {
             return Err(Some(Refusal::Stranger));
         }
         if matches!(mail, Mail::Sweep(sweep) if sweep.compares()) {
             return Ok(()); // a comparison says nothing of what its sender has
         }
-        if its_vv.get(from) < node.disk.vv.get(from) {
-            return Err(Some(Refusal::RolledBack(node.disk.vv.get(from))));
+        let said = node.process().heard.of(from).map_or(0, |said| said.vv.get(from));
+        let told = said.max(node.disk.vv.get(from));
+        if its_vv.get(from) < told {
+            return Err(Some(Refusal::RolledBack(told)));
         }
         if its_vv.get(me) > node.disk.vv.get(me) {
             node.stop();
