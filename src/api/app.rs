@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Code, Problem};
 use crate::limits::TRANSIT_BYTES_MAX;
@@ -17,6 +17,8 @@ use crate::storage::Store;
 pub struct App {
     store: OnceLock<Store>,
     stopping: AtomicBool,
+    /// Wakes the requests that wait for other members when the node is on its way out.
+    told_to_stop: Notify,
     /// Requests whose answer is not out yet.
     serving: AtomicUsize,
     transit: Arc<Semaphore>,
@@ -49,6 +51,7 @@ impl App {
         App {
             store: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            told_to_stop: Notify::new(),
             serving: AtomicUsize::new(0),
             transit: Arc::new(Semaphore::new(TRANSIT_BYTES_MAX)),
             metrics,
@@ -66,9 +69,11 @@ impl App {
         let _ = self.store.set(store);
     }
 
-    /// From now on they are not; those under way are finished.
+    /// From now on they are not; those under way are finished. Who waits for other members is answered as things stand: their
+    /// word may come long after this node is gone.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        self.told_to_stop.notify_waiters();
     }
 
     /// From now on they are again: the node stays.
@@ -81,10 +86,27 @@ impl App {
         self.stopping.load(Ordering::SeqCst)
     }
 
+    /// Comes back with what `waiting` does, or with nothing when that takes longer than the node has.
+    pub async fn unless_stopping<T>(&self, waiting: impl Future<Output = T>) -> Option<T> {
+        let mut told = std::pin::pin!(self.told_to_stop.notified());
+        // From here on no word is missed, so a look that comes after this one sees the rest.
+        told.as_mut().enable();
+        let told = async {
+            if !self.stopping() {
+                told.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = waiting => Some(done),
+            () = told => None,
+        }
+    }
+
     /// The store, if requests are served.
     pub fn store(&self) -> Result<&Store, Problem> {
         if self.stopping() {
-            return Err(Problem::new(Code::Stopping, "try another node, or this one after its restart"));
+            return Err(Problem::stopping());
         }
         self.store
             .get()

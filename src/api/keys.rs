@@ -27,7 +27,7 @@ pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<H
     let key = request::key(request)?;
     let condition = request::condition(request)?;
     let mut session = request::session(request)?;
-    catch_up(store, &session, timeout_ms).await?;
+    catch_up(app, store, &session, timeout_ms).await?;
     let now_ms = (app.now_ms)();
     for _ in 0..CHUNK_READ_RETRIES_MAX {
         let entry = store.entry(Kind::Data, &key).await?;
@@ -108,14 +108,16 @@ pub async fn conflicts(app: &App, request: &HttpRequest) -> Result<HttpResponse,
 }
 
 /// Waits until the node has all that the client has seen.
-async fn catch_up(store: &Store, session: &VersionVector, timeout_ms: u64) -> Result<(), Problem> {
+async fn catch_up(app: &App, store: &Store, session: &VersionVector, timeout_ms: u64) -> Result<(), Problem> {
     if session.is_empty() || store.published().vv.covers_all(session) {
         return Ok(());
     }
     let caught_up = store.until_incorporated(session);
     let timeout = std::time::Duration::from_millis(timeout_ms);
-    if tokio::time::timeout(timeout, caught_up).await.is_ok() {
-        return Ok(());
+    match app.unless_stopping(tokio::time::timeout(timeout, caught_up)).await {
+        Some(Ok(())) => return Ok(()),
+        Some(Err(_)) => {}
+        None => return Err(Problem::stopping()),
     }
     let published = store.published();
     let mut lost = session.iter().filter(|dot| !published.vv.covers(*dot) && !store.is_member(dot.origin));
@@ -185,12 +187,12 @@ pub async fn put(app: &App, request: &HttpRequest, payload: &mut Payload) -> Res
     let (body, room) = request::body(request, payload, app).await?;
     let put = request::put(&body, app.value_bytes_max)?;
     drop(body);
-    catch_up(store, &session, options.timeout_ms).await?;
+    catch_up(app, store, &session, options.timeout_ms).await?;
     let action = Action::Put(put.text, put.ttl_ms);
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room };
     let written = store.write(write).await?;
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    written_answer(status, &key, written, options, store, session).await
+    written_answer(status, &key, written, options, (app, store), session).await
 }
 
 /// `DELETE /key/{key}`.
@@ -201,24 +203,25 @@ pub async fn delete(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pr
     let options = request::options(request)?;
     let (condition, token) = (request::condition(request)?, request::token(request)?);
     let session = request::session(request)?;
-    catch_up(store, &session, options.timeout_ms).await?;
+    catch_up(app, store, &session, options.timeout_ms).await?;
     let action = Action::Delete;
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room: None };
     let written = store.write(write).await?;
-    written_answer(StatusCode::OK, &key, written, options, store, session).await
+    written_answer(StatusCode::OK, &key, written, options, (app, store), session).await
 }
 
-/// The answer to a write that is on the disk here, once as many members have it as the client wants; or 202.
+/// The answer to a write that is on the disk here, once as many members have it as the client wants; or 202, when they have not
+/// in time, or the node stops.
 async fn written_answer(
     status: StatusCode,
     key: &[u8],
     written: Written,
     options: Options,
-    store: &Store,
+    (app, store): (&App, &Store),
     mut session: VersionVector,
 ) -> Result<HttpResponse, Problem> {
     let put = written.put;
-    let (reached, holders) = replicas(options, written.dot, store).await?;
+    let (reached, holders) = replicas(options, written.dot, (app, store)).await;
     let status = if reached { status } else { StatusCode::ACCEPTED };
     let version = written.dot.to_string();
     let mut body = Vec::with_capacity(80 + key.len());
@@ -245,9 +248,9 @@ async fn written_answer(
 }
 
 /// Waits until as many members have the write on the disk as are wanted, this one included; whether they do, and which.
-async fn replicas(options: Options, dot: Dot, store: &Store) -> Result<(bool, Vec<NodeId>), Problem> {
+async fn replicas(options: Options, dot: Dot, (app, store): (&App, &Store)) -> (bool, Vec<NodeId>) {
     if options.wanted == Wanted::Members(1) {
-        return Ok((true, vec![store.me()]));
+        return (true, vec![store.me()]);
     }
     let members = store.members().len();
     let wanted = match options.wanted {
@@ -261,8 +264,8 @@ async fn replicas(options: Options, dot: Dot, store: &Store) -> Result<(bool, Ve
         said.iter().filter(has).count() >= wanted
     });
     let timeout = std::time::Duration::from_millis(options.timeout_ms);
-    let reached = tokio::time::timeout(timeout, enough).await.is_ok();
-    Ok((reached, store.holders(&[dot])))
+    let reached = app.unless_stopping(tokio::time::timeout(timeout, enough)).await;
+    (matches!(reached, Some(Ok(()))), store.holders(&[dot]))
 }
 
 fn tag(token: &Token) -> String {

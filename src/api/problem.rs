@@ -157,6 +157,11 @@ impl Problem {
         Problem { session: Some(session), ..self }
     }
 
+    /// The node is on its way out.
+    pub fn stopping() -> Problem {
+        Problem::new(Code::Stopping, "try another node, or this one after its restart")
+    }
+
     /// The methods that the path takes.
     pub fn not_allowed(method: &str, allow: &'static str) -> Problem {
         let detail = format!("{method} is not among the methods of this path: {allow}");
@@ -240,7 +245,7 @@ impl From<Rejection> for Problem {
             Rejection::DiskFull => {
                 (Code::DiskFull, "reads go on, deletes may; writes go on when there is room")
             }
-            Rejection::Stopping => (Code::Stopping, "try another node, or this one after its restart"),
+            Rejection::Stopping => return Problem::stopping(),
             Rejection::Damaged => (Code::Damaged, "the log of the node says which"),
         };
         Problem::new(code, detail)

@@ -1,7 +1,7 @@
 //! What a client is told about copies: `?w=`, receipts, lag.
 
 use crate::cluster::{Cluster, SETTLED, get, id, put, shows};
-use crate::support::wait_until;
+use crate::support::{Client, SOON, wait_until};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -80,6 +80,62 @@ fn a_session_reads_its_own_writes_everywhere() {
         let answer = cluster.node(1).request_with("GET", "/key/s", &[("Session-Token", wrong)], b"");
         assert_eq!(answer.status, 400, "{wrong:?}");
     }
+}
+
+/// The word of another member may come long after a node that is told to stop has gone.
+#[test]
+fn who_waits_for_others_is_answered_when_the_node_stops() {
+    let mut cluster = Cluster::start(2);
+    let (first, second) = (id(cluster.node(0)), id(cluster.node(1)));
+    cluster.node(1).signal(libc::SIGSTOP);
+    let address = cluster.node(0).address;
+    let ask = move |method: &'static str, path: &'static str, session: Option<String>| {
+        std::thread::spawn(move || {
+            let mut client = Client::patient(address, Duration::from_secs(60)).unwrap();
+            let headers: Vec<(&str, &str)> =
+                session.iter().map(|seen| ("Session-Token", seen.as_str())).collect();
+            client.request(method, path, &headers, if method == "PUT" { b"{\"value\": 1}" } else { b"" })
+        })
+    };
+    assert_eq!(put(cluster.node(0), "old", "x").status, 201);
+    let ahead = format!("{second}-999999999");
+    let served = || {
+        let requests = &get(address, "/stats")["requests"];
+        ["reads", "puts", "deletes"].map(|kind| requests[kind].as_u64().unwrap())
+    };
+    let before = served();
+    let written = ask("PUT", "/key/k?w=all&timeout_ms=60000", None);
+    let deleted = ask("DELETE", "/key/old?w=2&timeout_ms=60000", None);
+    let reads = ask("GET", "/key/k?timeout_ms=60000", Some(ahead.clone()));
+    let writes = ask("PUT", "/key/late?timeout_ms=60000", Some(ahead));
+    wait_until(SOON, "all have been accepted", || {
+        let now = served();
+        now[0] > before[0] && now[1] == before[1] + 2 && now[2] == before[2] + 1
+    });
+    let status = |key: &str| cluster.node(0).request("GET", &format!("/key/{key}"), "").status;
+    wait_until(SOON, "the writes are on the disk", || (status("k"), status("old")) == (200, 404));
+    let asked = Instant::now();
+    cluster.node(0).signal(libc::SIGTERM);
+    for (answer, what) in [(written, "the write"), (deleted, "the delete")] {
+        let answer = answer.join().unwrap().unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(answer.status, 202, "{what}: {}", answer.text());
+        assert_eq!(answer.json()["held_by"], serde_json::json!([first]), "{what}: {}", answer.text());
+    }
+    for answer in [reads, writes] {
+        let answer = answer.join().unwrap().expect("an answer");
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(answer.json()["type"], "urn:dynarust:problem:stopping");
+        assert!(answer.header("retry-after").is_some());
+    }
+    assert!(asked.elapsed() < Duration::from_secs(4), "answered after {:?}", asked.elapsed());
+    let mut node = cluster.nodes[0].take().unwrap();
+    assert_eq!(node.wait(SOON).code(), Some(0), "{}", node.log());
+    cluster.node(1).signal(libc::SIGCONT);
+    cluster.up(0);
+    cluster.settle();
+    shows(cluster.node(1), "old", None);
+    assert_eq!(cluster.node(1).request("GET", "/key/k", "").json()["value"], 1);
+    assert_eq!(cluster.node(1).request("GET", "/key/late", "").status, 404);
 }
 
 #[test]
