@@ -247,7 +247,8 @@ async fn written_answer(
     Ok(answer.body(body))
 }
 
-/// Waits until as many members have the write on the disk as are wanted, this one included; whether they do, and which.
+/// Waits until as many members have the write on the disk as are wanted, this one included; whether they do, and which. More
+/// than there are would be waited for in vain: one that joins later has it late enough.
 async fn replicas(options: Options, dot: Dot, (app, store): (&App, &Store)) -> (bool, Vec<NodeId>) {
     if options.wanted == Wanted::Members(1) {
         return (true, vec![store.me()]);
@@ -259,13 +260,16 @@ async fn replicas(options: Options, dot: Dot, (app, store): (&App, &Store)) -> (
         Wanted::All => members,
     };
     let me = store.me();
-    let enough = store.until_said(|said| {
+    let mut reached = false;
+    let over = store.until_said(|said| {
         let has = |(id, said): &(&NodeId, &Said)| **id == me || said.vv.covers(dot);
-        said.iter().filter(has).count() >= wanted
+        reached = said.iter().filter(has).count() >= wanted;
+        reached || said.len() < wanted
     });
     let timeout = std::time::Duration::from_millis(options.timeout_ms);
-    let reached = app.unless_stopping(tokio::time::timeout(timeout, enough)).await;
-    (matches!(reached, Some(Ok(()))), store.holders(&[dot]))
+    // Whatever ends it, the last look counts.
+    let _ = app.unless_stopping(tokio::time::timeout(timeout, over)).await;
+    (reached, store.holders(&[dot]))
 }
 
 fn tag(token: &Token) -> String {

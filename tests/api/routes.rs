@@ -100,29 +100,20 @@ fn one_member_meets_every_w_it_can_reach() {
     }
 }
 
+/// How long one waits that is not out of reach: see the clusters' tests.
 #[test]
-fn a_w_out_of_reach_answers_202_after_its_time_and_the_write_stands() {
+fn a_w_beyond_the_members_answers_202_at_once_and_the_write_stands() {
     let key = fresh("w");
     let start = Instant::now();
-    let put = written(&node().put(&format!("{key}?w=2&timeout_ms=300"), "{\"value\":1}"), &[202]);
-    let took = start.elapsed();
+    let put = written(&node().put(&format!("{key}?w=2&timeout_ms=600000"), "{\"value\":1}"), &[202]);
     assert_eq!(put.replicas, 1, "it tells how many have it");
-    assert!(took >= Duration::from_millis(300), "{took:?}");
-    assert!(took < Duration::from_millis(4_000), "timeout_ms was not obeyed: {took:?}");
     assert_eq!(node().read(&key).version, put.version);
-    written(&node().put(&format!("{key}?w=4294967295&timeout_ms=0"), "{\"value\":2}"), &[202]);
+    written(&node().put(&format!("{key}?w=4294967295"), "{\"value\":2}"), &[202]);
     assert_eq!(node().read(&key).value, "2");
-    let gone = node().delete(&format!("{key}?w=2&timeout_ms=0"), &[]);
+    let gone = node().delete(&format!("{key}?w=2&timeout_ms=600000"), &[]);
     assert_eq!(gone.status, 202, "{}", gone.text());
     node().absent(&key);
-}
-
-#[test]
-fn a_w_out_of_reach_waits_five_seconds_by_default() {
-    let start = Instant::now();
-    written(&node().put(&format!("{}?w=2", fresh("w")), "{\"value\":1}"), &[202]);
-    let took = start.elapsed();
-    assert!((Duration::from_secs(5)..Duration::from_secs(15)).contains(&took), "{took:?}");
+    assert!(start.elapsed() < Duration::from_secs(4), "it waited for nobody: {:?}", start.elapsed());
 }
 
 #[test]

@@ -28,6 +28,14 @@ fn w_waits_for_copies_and_says_who_has_them() {
     assert_eq!(answer.json()["replicas"], 2);
     let held = answer.json()["held_by"].as_array().unwrap().clone();
     assert!(held.len() == 2 && !held.contains(&stopped.as_str().into()), "{}", answer.text());
+    let begun = Instant::now();
+    assert_eq!(put(cluster.node(0), "k?w=3", "x").status, 202);
+    let took = begun.elapsed();
+    assert!((Duration::from_secs(5)..Duration::from_secs(15)).contains(&took), "by default: {took:?}");
+    // Of a fourth there is no hope.
+    let begun = Instant::now();
+    assert_eq!(put(cluster.node(0), "k?w=4&timeout_ms=600000", "x").status, 202);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     assert_eq!(put(cluster.node(0), "k?w=majority", "y").status, 200, "two of three are a majority");
     cluster.node(2).signal(libc::SIGCONT);
     shows(cluster.node(2), "k", Some("y"));
