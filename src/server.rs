@@ -82,6 +82,8 @@ async fn route(request: HttpRequest, mut payload: Payload) -> HttpResponse<Answe
     let Shared { app, door } = request.app_data::<Shared>().expect("put there with the service");
     let answer = if request.path().starts_with("/cluster/") {
         network::answer(door, &request, &mut payload).await.map_err(|denied| problem(denied, &request))
+    } else if api::is_eviction(&request) && !door.admits(&request) {
+        Err(problem(Denied::Secret, &request))
     } else {
         api::answer(app, &request, &mut payload).await
     };
@@ -94,7 +96,8 @@ fn problem(denied: Denied, request: &HttpRequest) -> Problem {
     match denied {
         Denied::Secret => Problem::new(
             Code::Unauthorized,
-            "/cluster/ is for nodes: they show the cluster secret as 'Authorization: Bearer <secret>'",
+            "/cluster/ and evictions are for nodes and operators: they show the cluster secret as \
+             'Authorization: Bearer <secret>'",
         ),
         Denied::Path => api::no_such_path(request.path()),
         Denied::Method => Problem::not_allowed(request.method().as_str(), "POST"),

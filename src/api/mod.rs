@@ -77,6 +77,11 @@ async fn member(app: &App, request: &HttpRequest) -> Result<HttpResponse, Proble
     }
 }
 
+/// Does it ask to take a member out of the cluster? That is for those who may put one in.
+pub fn is_eviction(request: &HttpRequest) -> bool {
+    *request.method() == Method::DELETE && request.path().starts_with("/membership/")
+}
+
 async fn replication(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     match *request.method() {
         Method::GET | Method::HEAD => members::receipt(app, request),

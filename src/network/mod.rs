@@ -25,6 +25,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use actix_web::HttpRequest;
+use actix_web::http::header;
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::Error;
@@ -74,6 +76,12 @@ impl Door {
     pub fn new(secret: Option<Secret>) -> Door {
         let (asks, asked) = mpsc::channel(1);
         Door { secret, house: OnceLock::new(), asks, asked: tokio::sync::Mutex::new(asked) }
+    }
+
+    /// Does a request show the secret, if the node has one?
+    pub fn admits(&self, request: &HttpRequest) -> bool {
+        let shown = request.headers().get(header::AUTHORIZATION).map(|shown| shown.as_bytes());
+        self.secret.as_ref().is_none_or(|secret| secret.is(shown))
     }
 
     /// Waits until the node is asked to leave its cluster.

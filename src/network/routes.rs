@@ -45,8 +45,7 @@ pub async fn answer(
     if request.headers().contains_key(header::ORIGIN) || request.headers().contains_key("sec-fetch-site") {
         return Err(Denied::Secret);
     }
-    let shown = request.headers().get(header::AUTHORIZATION).map(|shown| shown.as_bytes());
-    if door.secret.as_ref().is_some_and(|secret| !secret.is(shown)) {
+    if !door.admits(request) {
         return Err(Denied::Secret);
     }
     if !matches!(request.path(), "/cluster/message" | "/cluster/leave") {

@@ -426,6 +426,23 @@ fn only_who_knows_the_secret_is_a_peer() {
         }
     }
     let shown = [("Authorization", "Bearer correct-horse")];
+    // Nor does anybody else take a member out, or learn whether there is one of this name.
+    for member in [id(&second), "00000000000000aa".into(), "nobody".into()] {
+        let path = format!("/membership/{member}");
+        for headers in [&[][..], &[("Authorization", "Bearer battery-staple")]] {
+            let answer = first.request_with("DELETE", &path, headers, b"");
+            assert_eq!(answer.status, 401, "{path}: {}", answer.text());
+            assert_eq!(answer.json()["type"], "urn:dynarust:problem:unauthorized");
+        }
+        let known = first.request_with("DELETE", &path, &shown, b"").status;
+        assert_eq!(known == 200, member == id(&second), "{path}: {known}");
+    }
+    wait_until(SOON, "it is evicted", || state(&first, &id(&second)) == "none");
+    assert_eq!(second.stop().code(), Some(0));
+    let second = Node::start(&dirs.path().join("b"), &[&address, "--cluster-secret-file", &right]);
+    wait_until(SETTLED, "it is back", || {
+        [&first, &second].iter().all(|node| alive(&get(node.address, "/membership")) == 2)
+    });
     assert_eq!(first.request_with("POST", "/cluster/message", &shown, b"rubbish").status, 400);
     assert_eq!(first.request_with("GET", "/cluster/message", &shown, b"").status, 405);
     let leave = |flags: &[&str]| {
