@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::cli;
 use crate::limits::{VALUE_BYTES_MAX, WAIT_MS_MAX};
 use crate::network::Secret;
+use crate::peers::{canonical, is_wildcard};
 
 /// How a node runs.
 #[derive(Debug, Clone)]
@@ -63,6 +64,12 @@ impl Config {
             if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
                 return Err(Wrong(format!("'{address}' is no address of a node: give HOST:PORT")));
             }
+            if is_wildcard(address) {
+                return Err(Wrong(format!(
+                    "'{address}' stands for all addresses of a machine, and leads other nodes nowhere: give the HOST:PORT by \
+                     which they reach this one"
+                )));
+            }
         }
         let secret = flags.cluster_secret_file.as_deref().map(secret).transpose()?;
         let resolved = text.to_socket_addrs().map(|mut found| found.next());
@@ -71,11 +78,12 @@ impl Config {
                 "'{text}' is no address to listen on: give HOST:PORT, such as 127.0.0.1:6660"
             )));
         };
+        let listen = SocketAddr::new(listen.ip().to_canonical(), listen.port());
         let ms = |name: &str, ms: u64| bounded(name, ms, 1, WAIT_MS_MAX).map(Duration::from_millis);
         Ok(Config {
             listen,
-            advertise: flags.advertise,
-            join: flags.join,
+            advertise: flags.advertise.as_deref().map(canonical),
+            join: flags.join.iter().map(|address| canonical(address)).collect(),
             secret,
             leave_on_exit: flags.leave_on_exit,
             data_dir: flags.data_dir.unwrap_or_else(|| PathBuf::from("data").join(&text)),

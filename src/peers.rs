@@ -4,6 +4,7 @@
 //! written by the network and read by whoever shows members. Nothing here decides anything.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,20 @@ impl Member {
     pub fn of(text: &[u8]) -> Option<Member> {
         serde_json::from_slice(text).ok()
     }
+}
+
+/// An address as it is kept and shown: one of IPv4 that came in by a socket of IPv6 is one of IPv4, and names stay what they
+/// are.
+pub fn canonical(address: &str) -> String {
+    match address.parse::<SocketAddr>() {
+        Ok(parsed) => SocketAddr::new(parsed.ip().to_canonical(), parsed.port()).to_string(),
+        Err(_) => address.to_owned(),
+    }
+}
+
+/// Does it stand for all addresses of a machine? Nobody is reached there from elsewhere.
+pub fn is_wildcard(address: &str) -> bool {
+    address.parse::<SocketAddr>().is_ok_and(|parsed| parsed.ip().to_canonical().is_unspecified())
 }
 
 /// Is a member reachable?
@@ -125,5 +140,28 @@ impl Peers {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_one_form() {
+        for (given, kept) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1"),
+            ("[::ffff:7f00:1]:1", "127.0.0.1:1"),
+            ("[::1]:1", "[::1]:1"),
+            ("[2001:DB8:0::1]:1", "[2001:db8::1]:1"),
+            ("node1:1", "node1:1"),
+        ] {
+            assert_eq!(canonical(given), kept);
+        }
+        for everywhere in ["0.0.0.0:1", "[::]:1", "[::ffff:0.0.0.0]:1"] {
+            assert!(is_wildcard(everywhere), "{everywhere}");
+        }
+        assert!(!is_wildcard("127.0.0.1:1") && !is_wildcard("node1:1"));
     }
 }

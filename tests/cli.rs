@@ -177,6 +177,10 @@ fn what_can_be_no_address_of_a_node_is_refused() {
         (&["127.0.0.1:0", "a:0"], "'a:0'"),
         (&["127.0.0.1:0", ":6660"], "':6660'"),
         (&["127.0.0.1:0", "--advertise", "a:b"], "'a:b'"),
+        (&["127.0.0.1:0", "--advertise", "0.0.0.0:6660"], "'0.0.0.0:6660' stands for all addresses"),
+        (&["0.0.0.0:0", "--advertise=[::]:6660"], "give the HOST:PORT by which they reach this one"),
+        (&["127.0.0.1:0", "--advertise=[::ffff:0.0.0.0]:6660"], "'[::ffff:0.0.0.0]:6660'"),
+        (&["127.0.0.1:0", "0.0.0.0:6660"], "'0.0.0.0:6660' stands for all addresses"),
         (&["127.0.0.1:0", "--cluster-secret-file", "/no/such/file"], "/no/such/file"),
         (&["127.0.0.1:0", "--cluster-secret-file", empty], "holds no secret"),
     ] {

@@ -10,7 +10,7 @@ use super::wire::{Join, Joined, Message, Refusal, Reply};
 use super::{House, NOWHERE, Settings, is_concrete};
 use crate::exit::Exit;
 use crate::limits::{CONTACT_MS, PEER_ANSWER_MS};
-use crate::peers::{Arrival, Member};
+use crate::peers::{Arrival, Member, canonical};
 use crate::replica::{Frame, Kind, NodeId};
 use crate::storage::{self, Action, Parcel, Store};
 
@@ -29,7 +29,7 @@ pub async fn first_address(store: &Store, settings: &Settings) -> String {
     let known = known.filter(|address| is_concrete(address));
     let host = known.as_ref().and_then(|address| Some(address.rsplit_once(':')?.0));
     let port = settings.listen.port();
-    host.map_or_else(|| settings.listen.to_string(), |host| format!("{host}:{port}"))
+    host.map_or_else(|| settings.listen.to_string(), |host| canonical(&format!("{host}:{port}")))
 }
 
 fn port_of(address: &str) -> Option<u16> {
@@ -306,7 +306,7 @@ impl House {
             return Reply::Refused(Refusal::Left(left));
         }
         let seen = seen_as.map(|seen| SocketAddr::new(seen.ip(), join.port).to_string());
-        let Some(address) = join.advertise.or(seen) else {
+        let Some(address) = join.advertise.or(seen).map(|address| canonical(&address)) else {
             return Reply::Refused(Refusal::Malformed("its address can't be told: give --advertise".into()));
         };
         // A node on all addresses learns its own from those who reach it.
@@ -314,7 +314,7 @@ impl House {
         if let Some(host) = reached_as.filter(|host| unknown && port_of(host).is_some())
             && self.address() == self.settings.listen.to_string()
         {
-            self.set_address(host);
+            self.set_address(canonical(&host));
             self.introduce().await;
         }
         let known = self.member(from).await;

@@ -39,7 +39,7 @@ use pulse::Beat;
 use wire::{Envelope, Message, Reply};
 
 use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, RETRY_MS};
-use crate::peers::{Arrival, Liveness, Member, Peers};
+use crate::peers::{Arrival, Liveness, Member, Peers, is_wildcard};
 use crate::replica::{Kind, NodeId};
 use crate::storage::{self, Action, Condition, Rejection, Request, Store};
 
@@ -350,8 +350,7 @@ impl House {
 
 /// Is it an address that others can reach? A wildcard is none.
 fn is_concrete(address: &str) -> bool {
-    let wildcard = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
-    !address.is_empty() && address.len() <= ADDRESS_BYTES_MAX && !wildcard
+    !address.is_empty() && address.len() <= ADDRESS_BYTES_MAX && !is_wildcard(address)
 }
 
 /// Packets of SWIM that may wait for their turn; more are lost.

@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, SETTLED, alive, free_address, get, id, put, shows, state};
 use crate::support::{Node, SOON, wait_until};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -151,6 +152,42 @@ fn a_wildcard_node_is_known_as_others_reach_it() {
     }
     assert!(first.log().contains("--cluster-secret-file"), "a node open to all says so");
     drop(second);
+}
+
+/// A socket of IPv6 that listens on everything sees those of IPv4 in a dress of its own.
+#[test]
+fn an_address_of_ipv4_is_shown_as_such() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        println!("SKIPPED: this machine has no IPv6");
+        return;
+    }
+    let dirs = tempfile::tempdir().unwrap();
+    let start = |name: &str, listen: String, flags: &[&str]| {
+        let mut command = Command::new(crate::support::binary());
+        command.arg(listen).args(flags).arg("--data-dir").arg(dirs.path().join(name));
+        Node::launch(command).expect("it serves")
+    };
+    let ports: Vec<u16> = (0..4).map(|_| free_address().port()).collect();
+    let plain = |n: usize| format!("127.0.0.1:{}", ports[n]);
+    let mapped = |n: usize| format!("[::ffff:127.0.0.1]:{}", ports[n]);
+    let everywhere = |n: usize| format!("[::]:{}", ports[n]);
+    let first = start("0", everywhere(0), &[&mapped(3)]);
+    let second = start("1", everywhere(1), &[&mapped(0)]);
+    let third = start("2", mapped(2), &[&plain(0)]);
+    let fourth = start("3", plain(3), &["--advertise", &mapped(3)]);
+    for n in 0..4 {
+        let address = plain(n).parse().unwrap();
+        wait_until(SETTLED, "all are known by their plain addresses", || {
+            let members = get(address, "/membership")["members"].as_array().unwrap().clone();
+            let mut shown: Vec<String> =
+                members.iter().map(|member| member["address"].as_str().unwrap().to_owned()).collect();
+            shown.sort();
+            let mut expected: Vec<String> = (0..4).map(plain).collect();
+            expected.sort();
+            shown == expected && alive(&get(address, "/membership")) == 4
+        });
+    }
+    drop((first, second, third, fourth));
 }
 
 #[test]
