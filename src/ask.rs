@@ -28,6 +28,7 @@ pub fn leave(flags: &Leave) -> Result<String, String> {
     let address = resolve(&flags.target)?;
     let secret = flags.cluster_secret_file.as_deref().map(config::secret).transpose();
     let secret = secret.map_err(|wrong| wrong.to_string())?;
+    let given = secret.is_some();
     let shown = secret.map(|secret| format!("Authorization: {}\r\n", secret.header())).unwrap_or_default();
     // Requests under way, then the other members, twice.
     let limit = Duration::from_millis(STOP_GRACE_MS + 2 * PEER_ANSWER_MS) + PATIENCE;
@@ -35,7 +36,12 @@ pub fn leave(flags: &Leave) -> Result<String, String> {
     let told = match ask(address, &request, limit)? {
         Answer { status: 200, text } => text,
         Answer { status: 401, .. } => {
-            return Err(format!("{address} wants the cluster secret: give --cluster-secret-file"));
+            return Err(match given {
+                false => format!("{address} wants the cluster secret: give --cluster-secret-file"),
+                true => format!(
+                    "{address} has another cluster secret, or none: give the --cluster-secret-file of that node"
+                ),
+            });
         }
         Answer { text, .. } => return Err(format!("{address} does not leave: {text}")),
     };

@@ -99,6 +99,10 @@ fn problem(denied: Denied, request: &HttpRequest) -> Problem {
             "/cluster/ and evictions are for nodes and operators: they show the cluster secret as \
              'Authorization: Bearer <secret>'",
         ),
+        Denied::NoSecret => Problem::new(
+            Code::Unauthorized,
+            "the request shows a cluster secret, and this node has none: start it with the others' --cluster-secret-file",
+        ),
         Denied::Path => api::no_such_path(request.path()),
         Denied::Method => Problem::not_allowed(request.method().as_str(), "POST"),
         Denied::Unreadable(why) => Problem::new(Code::InvalidBody, why),

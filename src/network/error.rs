@@ -8,8 +8,13 @@ pub enum Error {
     /// Nobody answers there, or not in time. Normal in any network: tried again.
     #[error("no answer: {0}")]
     Unreachable(String),
-    /// The cluster secret is missing or another one. Somebody has to give both nodes the same.
-    #[error("the cluster secret is missing or another one: give both nodes the same --cluster-secret-file")]
+    /// This node itself answers there.
+    #[error("it is this node's own address")]
+    Own,
+    /// One of the two has no cluster secret, or another one. Somebody has to give both nodes the same.
+    #[error(
+        "the cluster secret is missing there or here, or is not the same: give both nodes the same --cluster-secret-file"
+    )]
     Secret,
     /// Somebody answers who speaks another language.
     #[error("it speaks protocol {theirs}, this release speaks {PROTOCOL}: run the same release on both")]

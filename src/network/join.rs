@@ -1,6 +1,6 @@
 //! First contact: find a member and be taken in; or, after a restart, go back to those that are known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,9 +187,10 @@ async fn greet_at(house: &House, id: NodeId, address: &str) -> Result<(), Error>
 }
 
 /// Tries these addresses again and again, until one takes this node in.
-pub async fn join(house: Arc<House>, addresses: Vec<String>) {
+pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
     let (mut failures, mut said) = (0, BTreeMap::new());
-    loop {
+    while !addresses.is_empty() {
+        let mut own = BTreeSet::new();
         for address in &addresses {
             let mut tries = 0;
             let answer = loop {
@@ -205,18 +206,37 @@ pub async fn join(house: Arc<House>, addresses: Vec<String>) {
             match answer {
                 Ok(()) => return,
                 Err(error) => {
-                    let text = error.to_string();
+                    let next = match error {
+                        Error::Own if is_fixed(address) => ", and is left out",
+                        _ => "; trying again",
+                    };
+                    if matches!(error, Error::Own) {
+                        own.insert(address.clone());
+                    }
+                    let text = format!("{error}{next}");
                     // Said once, and again when it changes.
                     if said.get(address) != Some(&text) {
-                        log::warn!("can't join by {address}: {text}; trying again");
+                        log::warn!("can't join by {address}: {text}");
                         said.insert(address.clone(), text);
                     }
                 }
             }
         }
+        if addresses.iter().all(|address| own.contains(address))
+            && house.peers.arrival() == Some(Arrival::Asking)
+        {
+            // It is the first of its cluster.
+            house.peers.arrive(None);
+        }
+        addresses.retain(|address| !(own.contains(address) && is_fixed(address)));
         failures += 1;
         tokio::time::sleep(house.pause(failures)).await;
     }
+}
+
+/// Will it lead to the same machine tomorrow? A name may stand for several nodes, and lead to another one the next time.
+fn is_fixed(address: &str) -> bool {
+    address.parse::<SocketAddr>().is_ok() || address.starts_with("localhost:")
 }
 
 /// How often a member that says "not now" is asked before the next one is.
@@ -238,7 +258,7 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
     let limit = Duration::from_millis(PEER_ANSWER_MS);
     let answer = house.client.ask(address, &envelope, limit).await?;
     if answer.from == house.store.me() && answer.run == house.run {
-        return Err(Error::Unreachable("it is this node's own address".into()));
+        return Err(Error::Own);
     }
     match answer.body {
         Reply::Joined(Joined { address: known_as, roster, vv }) => {

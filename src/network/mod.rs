@@ -78,6 +78,11 @@ impl Door {
         Door { secret, house: OnceLock::new(), asks, asked: tokio::sync::Mutex::new(asked) }
     }
 
+    /// Does a request show a secret where there is none to compare it with? Who has one would shut off a node without.
+    pub fn is_shown_in_vain(&self, request: &HttpRequest) -> bool {
+        self.secret.is_none() && request.headers().contains_key(header::AUTHORIZATION)
+    }
+
     /// Does a request show the secret, if the node has one?
     pub fn admits(&self, request: &HttpRequest) -> bool {
         let shown = request.headers().get(header::AUTHORIZATION).map(|shown| shown.as_bytes());
@@ -237,7 +242,7 @@ impl House {
         let Envelope { from, now_ms, run, address, body, .. } =
             self.client.ask(address, &envelope, limit).await?;
         if from == self.store.me() && run == self.run {
-            return Err(Error::Unreachable("it is this node's own address".into()));
+            return Err(Error::Own);
         }
         self.seen(from, now_ms, address);
         match body {

@@ -23,6 +23,8 @@ use crate::storage::{Parcel, Rejection};
 pub enum Denied {
     /// The secret is missing or wrong.
     Secret,
+    /// A secret is shown, and this node has none.
+    NoSecret,
     /// There is no such path.
     Path,
     /// The path takes POST.
@@ -47,6 +49,9 @@ pub async fn answer(
     }
     if !door.admits(request) {
         return Err(Denied::Secret);
+    }
+    if door.is_shown_in_vain(request) {
+        return Err(Denied::NoSecret);
     }
     if !matches!(request.path(), "/cluster/message" | "/cluster/leave") {
         return Err(Denied::Path);

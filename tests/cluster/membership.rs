@@ -498,6 +498,66 @@ fn only_who_knows_the_secret_is_a_peer() {
     });
 }
 
+/// Else one with a secret would join those who have none, and then shut them out.
+#[test]
+fn a_secret_is_not_shown_to_those_who_have_none() {
+    let dirs = tempfile::tempdir().unwrap();
+    let secret = dirs.path().join("secret");
+    std::fs::write(&secret, "correct-horse\n").unwrap();
+    let secret = secret.to_str().unwrap();
+    let open = Node::start(&dirs.path().join("a"), &[]);
+    let address = open.address.to_string();
+    let shown = [("Authorization", "Bearer correct-horse")];
+    let answer = open.request_with("POST", "/cluster/leave", &shown, b"");
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    assert_eq!(answer.json()["type"], "urn:dynarust:problem:unauthorized");
+    assert!(answer.text().contains("this node has none"), "{}", answer.text());
+    let closed = Node::start(&dirs.path().join("b"), &[&address, "--cluster-secret-file", secret]);
+    wait_until(SOON, "it is refused", || {
+        closed.log().contains("the cluster secret is missing there or here")
+    });
+    for node in [&open, &closed] {
+        assert_eq!(get(node.address, "/membership")["members"].as_array().unwrap().len(), 1);
+    }
+    let mut command = Command::new(crate::support::binary());
+    command.args(["leave", "--address", &address, "--cluster-secret-file", secret]);
+    let told = command.output().unwrap();
+    let said = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert_eq!(
+        (told.status.code(), said.contains("another cluster secret, or none")),
+        (Some(1), true),
+        "{said}"
+    );
+}
+
+/// As with one list of addresses for all nodes.
+#[test]
+fn a_node_leaves_its_own_address_out_of_those_to_join_by() {
+    let dirs = tempfile::tempdir().unwrap();
+    let (own, later) = (free_address().to_string(), free_address().to_string());
+    let start = |name: &str, listen: &str, join: &[&str]| {
+        let mut command = Command::new(crate::support::binary());
+        command.arg(listen).args(join).arg("--data-dir").arg(dirs.path().join(name));
+        Node::launch(command).expect("it serves")
+    };
+    let node = start("a", &own, &[&own, &later]);
+    wait_until(SOON, "it knows itself", || node.log().contains("is left out"));
+    let log = node.log();
+    assert_eq!(
+        (log.matches("own address").count(), log.contains("own address; trying")),
+        (1, false),
+        "{log}"
+    );
+    // The others are tried as before.
+    let other = start("b", &later, &[]);
+    wait_until(SETTLED, "both are members", || alive(&get(other.address, "/membership")) == 2);
+    assert_eq!(node.log().matches("own address").count(), 1, "{}", node.log());
+    // One that has no other is the first of its cluster, and waits for nobody.
+    let lone = free_address().to_string();
+    let lone = start("c", &lone, &[&lone]);
+    wait_until(SOON, "it is ready", || lone.request("GET", "/ready", "").status == 200);
+}
+
 #[test]
 fn a_dead_member_is_found_out_and_found_back() {
     let mut cluster = Cluster::start(3);
