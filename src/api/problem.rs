@@ -42,7 +42,8 @@ pub enum Code {
     CantLeave,
     /// The causality token names what this node has not seen.
     TokenAhead,
-    /// What the causality token names was replaced or deleted already.
+    /// What the causality token names was replaced or deleted already, and something else lives. No 404: that would be read as
+    /// a delete that was done before.
     TokenSpent,
     /// Too many siblings.
     TooManySiblings,
@@ -98,7 +99,7 @@ impl Code {
                 ("causality-token-ahead", StatusCode::CONFLICT, "This node has not seen what the token names")
             }
             Code::TokenSpent => {
-                ("causality-token-spent", StatusCode::NOT_FOUND, "What the token names is not there any more")
+                ("causality-token-spent", StatusCode::CONFLICT, "What the token names is not there any more")
             }
             Code::TooManySiblings => {
                 ("too-many-siblings", StatusCode::CONFLICT, "The key has too many concurrent versions")

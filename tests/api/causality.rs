@@ -159,9 +159,12 @@ fn a_delete_never_removes_what_its_token_does_not_name() {
     let key = fresh("causal");
     let base = node().write(&key, "1");
     let now = node().write(&key, "2");
-    problem(&node().delete(&key, &[("Causality-Token", &base)]), 404, "causality-token-spent");
+    problem(&node().delete(&key, &[("Causality-Token", &base)]), 409, "causality-token-spent");
     let read = node().read(&key);
     assert_eq!((read.value.as_str(), read.version), ("2", now));
+    // With nothing there, it is as without a token.
+    removed(&node().delete(&key, &[]));
+    problem(&node().delete(&key, &[("Causality-Token", &base)]), 404, "not-found");
 }
 
 #[test]

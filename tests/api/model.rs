@@ -137,8 +137,8 @@ impl Model {
         let before = self.versions(key).len();
         self.replace(key, asked.token.as_deref());
         if self.versions(key).len() == before {
-            let spent = if before > 0 { "causality-token-spent" } else { "not-found" };
-            problem(&answer, 404, spent);
+            let (status, code) = if before > 0 { (409, "causality-token-spent") } else { (404, "not-found") };
+            problem(&answer, status, code);
             return;
         }
         let (of, version) = removed(&answer);
