@@ -228,9 +228,7 @@ async fn written_answer(
     body.extend_from_slice(b"{\"key\":");
     quote(&mut body, key);
     member(&mut body, "version", &version);
-    if put || !reached {
-        body.extend_from_slice(format!(",\"replicas\":{}", holders.len()).as_bytes());
-    }
+    body.extend_from_slice(format!(",\"replicas\":{}", holders.len()).as_bytes());
     if !reached {
         let names: Vec<String> = holders.iter().map(|id| format!("\"{id}\"")).collect();
         body.extend_from_slice(format!(",\"held_by\":[{}]", names.join(",")).as_bytes());

@@ -272,7 +272,8 @@ pub fn removed(answer: &Response) -> (String, String) {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let members = members(answer.text());
-    assert_eq!(names(&members), ["key", "version"]);
+    assert_eq!(names(&members), ["key", "version", "replicas"]);
+    assert_eq!(members[2].1, "1", "one node, one copy");
     let version = string(&members[1].1);
     dots(&version);
     (string(&members[0].1), version)

@@ -41,7 +41,7 @@ fn curl_works_as_the_readme_says() {
     assert_eq!(got[0], ("key".into(), r#""mykey""#.into()));
     assert_eq!(got[1], ("value".into(), r#""mydata""#.into()));
     let deleted = shell(&own, "curl -X DELETE http://localhost:6660/key/mykey");
-    assert_eq!(names(&members(&deleted)), ["key", "version"]);
+    assert_eq!(names(&members(&deleted)), ["key", "version", "replicas"]);
     let missing = shell(&own, "curl http://localhost:6660/key/mykey");
     assert_eq!(names(&members(&missing)), ["type", "title", "status", "detail"]);
     let membership = shell(&own, "curl http://localhost:6660/membership");

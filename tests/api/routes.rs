@@ -112,6 +112,7 @@ fn a_w_beyond_the_members_answers_202_at_once_and_the_write_stands() {
     assert_eq!(node().read(&key).value, "2");
     let gone = node().delete(&format!("{key}?w=2&timeout_ms=600000"), &[]);
     assert_eq!(gone.status, 202, "{}", gone.text());
+    assert_eq!(names(&members(gone.text())), ["key", "version", "replicas", "held_by"]);
     node().absent(&key);
     assert!(start.elapsed() < Duration::from_secs(4), "it waited for nobody: {:?}", start.elapsed());
 }

@@ -11,6 +11,8 @@ fn w_waits_for_copies_and_says_who_has_them() {
         let answer = put(cluster.node(0), &format!("key-{w}?w={w}"), w);
         assert_eq!(answer.status, 201, "w={w}: {}", answer.text());
         assert!(answer.json()["replicas"].as_u64().unwrap() >= replicas, "w={w}: {}", answer.text());
+        let gone = cluster.node(0).request("DELETE", &format!("/key/key-{w}?w={w}"), "");
+        assert!(gone.json()["replicas"].as_u64().unwrap() >= replicas, "w={w}: {}", gone.text());
         let version = answer.json()["version"].as_str().unwrap().to_owned();
         // A receipt, asked later and from anybody.
         for node in cluster.alive() {
