@@ -102,7 +102,7 @@ async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Pr
 async fn named(store: &Store, request: &HttpRequest) -> Result<NodeId, Problem> {
     let id = request.path().trim_start_matches("/membership/");
     let id: NodeId = id.parse().map_err(|_| {
-        Problem::new(Code::InvalidKey, "a node id is 16 hex digits, as /membership shows them")
+        Problem::new(Code::InvalidParameter, "a node id is 16 hex digits, as /membership shows them")
     })?;
     match store.is_member(id) {
         true => Ok(id),
@@ -147,8 +147,8 @@ pub async fn evict(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pro
     let id = named(store, request).await?;
     if id == store.me() {
         return Err(Problem::new(
-            Code::InvalidKey,
-            "a node does not evict itself: ask another member, or let this one leave (POST /cluster/leave)",
+            Code::CantEvictItself,
+            "ask another member, or let this one leave (POST /cluster/leave)",
         ));
     }
     let request = Request {
@@ -176,7 +176,7 @@ pub fn receipt(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem
     let text = request.path().trim_start_matches("/replication/");
     let version: Token = text
         .parse()
-        .map_err(|_| Problem::new(Code::InvalidKey, "a version, as answers show it, is missing"))?;
+        .map_err(|_| Problem::new(Code::InvalidParameter, "a version is written as answers show it"))?;
     #[derive(Serialize)]
     struct Receipt {
         version: String,

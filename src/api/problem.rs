@@ -32,7 +32,7 @@ pub enum Code {
     InvalidKey,
     /// The body is not what the path takes.
     InvalidBody,
-    /// A query parameter is unknown or wrong.
+    /// A query parameter is unknown or wrong, or what a path names besides keys.
     InvalidParameter,
     /// A header is wrong.
     InvalidHeader,
@@ -40,6 +40,8 @@ pub enum Code {
     RequestTimeout,
     /// The node stays in its cluster.
     CantLeave,
+    /// The node is asked to evict itself.
+    CantEvictItself,
     /// The causality token names what this node has not seen.
     TokenAhead,
     /// What the causality token names was replaced or deleted already, and something else lives. No 404: that would be read as
@@ -86,7 +88,7 @@ impl Code {
             Code::InvalidKey => ("invalid-key", StatusCode::BAD_REQUEST, "The key is not valid"),
             Code::InvalidBody => ("invalid-body", StatusCode::BAD_REQUEST, "The body is not valid"),
             Code::InvalidParameter => {
-                ("invalid-parameter", StatusCode::BAD_REQUEST, "A query parameter is not valid")
+                ("invalid-parameter", StatusCode::BAD_REQUEST, "A parameter of the request is not valid")
             }
             Code::InvalidHeader => ("invalid-header", StatusCode::BAD_REQUEST, "A header is not valid"),
             Code::RequestTimeout => {
@@ -94,6 +96,9 @@ impl Code {
             }
             Code::CantLeave => {
                 ("cant-leave", StatusCode::CONFLICT, "The node does not leave its cluster now")
+            }
+            Code::CantEvictItself => {
+                ("cant-evict-itself", StatusCode::CONFLICT, "A node does not evict itself")
             }
             Code::TokenAhead => {
                 ("causality-token-ahead", StatusCode::CONFLICT, "This node has not seen what the token names")

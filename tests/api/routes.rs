@@ -172,6 +172,21 @@ fn bad_parameters_are_refused_and_change_nothing() {
     assert_eq!(node().read(&key).version, version);
 }
 
+/// Neither is a key, and to evict oneself is no mistake of spelling.
+#[test]
+fn ids_and_versions_in_a_path_are_parameters() {
+    for bad in ["", "x", "0123", "00000000000000zz", "00000000000000aa0", "%FF"] {
+        for method in ["GET", "DELETE"] {
+            problem(&node().request(method, &format!("/membership/{bad}"), ""), 400, "invalid-parameter");
+        }
+        problem(&node().request("GET", &format!("/replication/{bad}"), ""), 400, "invalid-parameter");
+    }
+    let me = node().request("GET", "/membership", "").json()["self"].as_str().expect("an id").to_owned();
+    problem(&node().request("DELETE", &format!("/membership/{me}"), ""), 409, "cant-evict-itself");
+    assert_eq!(node().request("GET", &format!("/membership/{me}"), "").status, 200, "it stays");
+    problem(&node().request("GET", "/membership/00000000000000aa", ""), 404, "not-found");
+}
+
 #[test]
 fn good_spellings_of_parameters_are_taken() {
     for query in ["", "w=1", "timeout_ms=0", "timeout_ms=600000", "w=majority&timeout_ms=5", "&w=1&"] {
