@@ -27,16 +27,11 @@ pub fn key(request: &HttpRequest) -> Result<Vec<u8>, Problem> {
     let raw = request.uri().path().strip_prefix("/key/");
     let raw = raw.ok_or_else(|| Problem::new(Code::NoSuchPath, "keys live under /key/"))?;
     let refuse = |why: String| Err(Problem::new(Code::InvalidKey, why));
-    let mut rest = raw.as_bytes().iter();
-    while let Some(byte) = rest.next() {
-        let mut digit = || rest.next().is_some_and(u8::is_ascii_hexdigit);
-        if *byte == b'%' && !(digit() && digit()) {
-            return refuse(
-                "a '%' in the path must be followed by two hex digits; a '%' itself is written %25".into(),
-            );
-        }
-    }
-    let key: Vec<u8> = percent_encoding::percent_decode_str(raw).collect();
+    let Some(key) = decoded(raw) else {
+        return refuse(
+            "a '%' in the path must be followed by two hex digits; a '%' itself is written %25".into(),
+        );
+    };
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         return refuse(format!("a key has 1 to {KEY_BYTES_MAX} bytes, this one has {}", key.len()));
     }
@@ -44,6 +39,18 @@ pub fn key(request: &HttpRequest) -> Result<Vec<u8>, Problem> {
         Ok(_) => Ok(key),
         Err(e) => refuse(format!("a key is UTF-8, this one is not at byte {}", e.valid_up_to())),
     }
+}
+
+/// Percent-decoded once; `None` when a percent sign stands there without its two hex digits.
+fn decoded(raw: &str) -> Option<Vec<u8>> {
+    let mut rest = raw.as_bytes().iter();
+    while let Some(byte) = rest.next() {
+        let mut digit = || rest.next().is_some_and(u8::is_ascii_hexdigit);
+        if *byte == b'%' && !(digit() && digit()) {
+            return None;
+        }
+    }
+    Some(percent_encoding::percent_decode_str(raw).collect())
 }
 
 /// Who must have a write on the disk before it is answered.
@@ -90,7 +97,11 @@ fn read_options(request: &HttpRequest, names: &[&str]) -> Result<Options, Proble
         let number = number.then(|| value.parse::<u64>().ok()).flatten();
         match name {
             _ if !names.contains(&name) => {
-                return refuse(&format!("the parameters of this request are: {}", names.join(", ")));
+                // Maybe it is the rest of a key.
+                return refuse(&format!(
+                    "the parameters of this request are: {}; a '?' in a key is written %3F",
+                    names.join(", ")
+                ));
             }
             "w" => match (value, number.map(u32::try_from)) {
                 ("majority", _) => options.wanted = Wanted::Majority,
@@ -127,7 +138,12 @@ pub fn page(request: &HttpRequest, limits: (usize, usize)) -> Result<Page, Probl
         seen.push(name);
         let plain = value.bytes().all(|byte| byte.is_ascii_digit());
         match (name, value.parse::<usize>().ok().filter(|_| plain)) {
-            ("after", _) => page.after = Some(percent_encoding::percent_decode_str(value).collect()),
+            ("after", _) => match decoded(value) {
+                Some(key) => page.after = Some(key),
+                None => {
+                    return refuse("a '%' must be followed by two hex digits; a '%' itself is written %25");
+                }
+            },
             ("limit", Some(limit)) if (1..=limits.1).contains(&limit) => page.limit = limit,
             ("limit", _) => return refuse(&format!("limit is a number from 1 to {}", limits.1)),
             _ => return refuse("the parameters of this request are: after, limit"),

@@ -172,6 +172,25 @@ fn bad_parameters_are_refused_and_change_nothing() {
     assert_eq!(node().read(&key).version, version);
 }
 
+#[test]
+fn a_question_mark_that_is_part_of_a_key_is_told_how_to_be_written() {
+    for (method, body) in [("GET", ""), ("PUT", "{\"value\":1}"), ("DELETE", "")] {
+        let answer = problem(&node().request(method, "/key/a?b", body), 400, "invalid-parameter");
+        let detail = answer["detail"].as_str().expect("a detail");
+        assert!(detail.contains("a '?' in a key is written %3F"), "{detail}");
+    }
+}
+
+#[test]
+fn a_page_of_conflicts_begins_after_a_key_in_good_spelling() {
+    for bad in ["%zz", "%", "a%4", "%%41", "%4g", "a%"] {
+        problem(&node().request("GET", &format!("/conflicts?after={bad}"), ""), 400, "invalid-parameter");
+    }
+    for good in ["", "a", "%41", "a%2Fb", "%25"] {
+        assert_eq!(node().request("GET", &format!("/conflicts?after={good}"), "").status, 200, "{good}");
+    }
+}
+
 /// Neither is a key, and to evict oneself is no mistake of spelling.
 #[test]
 fn ids_and_versions_in_a_path_are_parameters() {
