@@ -16,11 +16,7 @@ use crate::limits;
 ///   curl http://127.0.0.1:6660/key/mykey
 #[derive(Parser, Debug)]
 #[command(name = "DynaRust", version, verbatim_doc_comment)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true,
-    disable_help_subcommand = true
-)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do instead of running a node.
@@ -31,11 +27,18 @@ pub struct Cli {
     pub node: Node,
 }
 
+/// Lines that fit a terminal of 80 columns: a longer one would be broken there, and lose its place below the others.
 const EXIT_CODES: &str = "\
 RUST_LOG sets the log level: error, warn, info (default), debug.
 
-Exit codes: 0 stopped as asked; 1 unforeseen; 2 wrong usage; 3 the data directory is refused (foreign, locked, newer
-format, unwritable); 4 the data directory is damaged; 5 the storage failed while running, restart; 6 can't listen.";
+Exit codes:
+  0  stopped as asked
+  1  unforeseen
+  2  wrong usage
+  3  the data directory is refused: foreign, locked, newer format, unwritable
+  4  the data directory is damaged
+  5  the storage failed while running: restart
+  6  can't listen on the address";
 
 /// Variables in the environment that look like twins of flags and are none: most likely misspelt.
 pub fn unknown_variables() -> Vec<String> {
@@ -67,11 +70,12 @@ pub struct Leave {
     pub cluster_secret_file: Option<PathBuf>,
 }
 
-/// Which node to ask.
+/// Which node to ask: who leaves both out is told of both.
 #[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
 pub struct Target {
     /// Where the node listens; by default what it wrote into its data directory
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "data_dir")]
+    #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<String>,
     /// The data directory of the node
     #[arg(long, value_name = "DIR", env = "DYNARUST_DATA_DIR")]

@@ -118,8 +118,10 @@ pub fn secret(file: &Path) -> Result<Secret, Wrong> {
     let shown = file.display();
     let text =
         std::fs::read_to_string(file).map_err(|e| Wrong(format!("can't read the secret in {shown}: {e}")))?;
-    Secret::of(&text).ok_or_else(|| {
-        Wrong(format!("{shown} holds no secret: one line of letters, digits and signs, without spaces"))
+    Secret::of(&text).map_err(|why| {
+        Wrong(format!(
+            "{shown} {why}: a secret is one line of letters, digits and signs of ASCII, without spaces"
+        ))
     })
 }
 

@@ -134,6 +134,29 @@ fn help_teaches() {
 }
 
 #[test]
+fn help_is_there_under_each_of_its_names_and_fits_a_terminal() {
+    let help = end(dynarust(&["--help"])).stdout;
+    let sub = end(dynarust(&["help"]));
+    assert_eq!((sub.code, sub.stdout.as_str(), sub.stderr.as_str()), (Some(0), help.as_str(), ""));
+    let leave = end(dynarust(&["help", "leave"]));
+    assert_eq!((leave.code, leave.stdout), (Some(0), end(dynarust(&["leave", "--help"])).stdout));
+    let codes = help.split("Exit codes:\n").nth(1).expect("they have lines of their own");
+    let numbers: Vec<&str> = codes.lines().map(|line| line.split_whitespace().next().unwrap_or("")).collect();
+    assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6"], "{codes}");
+    let long: Vec<&str> = codes.lines().filter(|line| line.chars().count() > 79).collect();
+    assert_eq!(long, [""; 0], "a terminal of 80 columns breaks these");
+}
+
+#[test]
+fn who_asks_a_node_says_which() {
+    for what in ["leave", "healthcheck"] {
+        let mut command = dynarust(&[what]);
+        command.env_remove("DYNARUST_DATA_DIR");
+        refused(command, 2, &["--address", "--data-dir"]);
+    }
+}
+
+#[test]
 fn version_is_the_package_s() {
     let expected = format!("DynaRust {}\n", env!("CARGO_PKG_VERSION"));
     for flag in ["--version", "-V"] {
@@ -169,9 +192,12 @@ fn wrong_usage_exits_2_and_names_what_is_wrong() {
 #[test]
 fn what_can_be_no_address_of_a_node_is_refused() {
     let dir = temporary();
-    let empty = dir.path().join("secret");
-    std::fs::write(&empty, " \n").expect("a file");
-    let empty = empty.to_str().expect("a path");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.to_str().expect("a path").to_owned()
+    };
+    let (empty, two, words) = (file("empty", " \n"), file("two", "one\ntwo\n"), file("words", "two words\n"));
     for (flags, shown) in [
         (&["127.0.0.1:0", "127.0.0.1"][..], "'127.0.0.1'"),
         (&["127.0.0.1:0", "a:0"], "'a:0'"),
@@ -182,13 +208,17 @@ fn what_can_be_no_address_of_a_node_is_refused() {
         (&["127.0.0.1:0", "--advertise=[::ffff:0.0.0.0]:6660"], "'[::ffff:0.0.0.0]:6660'"),
         (&["127.0.0.1:0", "0.0.0.0:6660"], "'0.0.0.0:6660' stands for all addresses"),
         (&["127.0.0.1:0", "--cluster-secret-file", "/no/such/file"], "/no/such/file"),
-        (&["127.0.0.1:0", "--cluster-secret-file", empty], "holds no secret"),
+        (&["127.0.0.1:0", "--cluster-secret-file", &empty], "empty is empty: a secret is one line"),
+        (&["127.0.0.1:0", "--cluster-secret-file", &two], "two has more than one line: a secret is one line"),
+        (&["127.0.0.1:0", "--cluster-secret-file", &words], "words has a space in its line"),
+        (&["leave", "--address=127.0.0.1:1", "--cluster-secret-file", &two], "two has more than one line"),
     ] {
         let mut command = dynarust(flags);
         command.current_dir(dir.path());
-        refused(command, 2, &[shown]);
+        let code = if flags[0] == "leave" { 1 } else { 2 };
+        refused(command, code, &[shown]);
     }
-    assert_eq!(contents(dir.path()).len(), 1, "nothing was made but the file of this test");
+    assert_eq!(contents(dir.path()).len(), 3, "nothing was made but the files of this test");
 }
 
 #[test]

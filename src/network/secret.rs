@@ -7,12 +7,19 @@ use subtle::ConstantTimeEq;
 pub struct Secret(String);
 
 impl Secret {
-    /// The secret in the text of a file: without white space around it. `None` when nothing is left, or what can't stand
-    /// in a header.
-    pub fn of(text: &str) -> Option<Secret> {
+    /// The secret in the text of a file: without white space around it. `Err` says what stands there in its place: what is
+    /// shown in a header is one line of plain signs.
+    pub fn of(text: &str) -> Result<Secret, &'static str> {
         let text = text.trim();
-        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        plain.then(|| Secret(text.to_owned()))
+        match text {
+            "" => Err("is empty"),
+            _ if text.lines().count() > 1 => Err("has more than one line"),
+            _ if text.contains([' ', '\t']) => Err("has a space in its line"),
+            _ if !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Err("has a sign in it that is not ASCII")
+            }
+            _ => Ok(Secret(text.to_owned())),
+        }
     }
 
     /// As it is shown to a peer.
@@ -44,7 +51,17 @@ mod tests {
         for shown in [None, Some(&b""[..]), Some(b"s3cret"), Some(b"Bearer s3cre"), Some(b"Bearer s3cret ")] {
             assert!(!secret.is(shown), "{shown:?}");
         }
-        assert!(Secret::of("\n ").is_none() && Secret::of("two words").is_none());
+        for (text, why) in [
+            ("", "empty"),
+            ("\n ", "empty"),
+            ("one\ntwo\n", "more than one line"),
+            ("one\r\n\r\ntwo", "more than one line"),
+            ("two words", "space"),
+            ("gehe\u{ef}m", "ASCII"),
+            ("a\u{7}b", "ASCII"),
+        ] {
+            assert!(Secret::of(text).expect_err("it is none").contains(why), "{text:?}");
+        }
         assert!(!format!("{secret:?}").contains("s3cret"));
     }
 }
