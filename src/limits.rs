@@ -245,6 +245,13 @@ pub const SWIM_UNHEARD_MS: u64 = 6_000;
 /// How long it is remembered that a member is down; it is greeted anyway.
 pub const SWIM_FORGET_MS: u64 = 600_000;
 
+/// How long a member has been down before the log says so, in ms: one that restarts, or has taken another id, is so for a moment.
+pub const DOWN_TOLD_MS: u64 = 5_000;
+
+/// How long a member refuses everything before the log says so, in ms: word of one that joins, leaves or takes another id does
+/// not come to all at once.
+pub const REFUSED_TOLD_MS: u64 = 10_000;
+
 /// Largest packet: a greeting is answered with the members, 20 bytes each.
 pub const SWIM_PACKET_BYTES_MAX: usize = 16 << 10;
 

@@ -85,6 +85,10 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
                 house.give_up(id, &Refusal::Twin);
             }
             Ok((id, Err(Error::Refused(Refusal::Stranger)))) => strangers.push(id),
+            // It may be starting as well; who stays away is told of later.
+            Ok((id, Err(error @ (Error::Unreachable(_) | Error::Own)))) => {
+                log::info!("member {id} can't be reached yet: {error}");
+            }
             Ok((id, Err(error))) => log::warn!("member {id} can't be reached: {error}"),
             Ok((_, Ok(()))) => heard += 1,
             Err(_) => {}

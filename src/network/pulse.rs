@@ -4,17 +4,17 @@
 //! that a ping and its acknowledgement are one exchange. Nothing here waits for anybody: a packet that can't be sent, or finds
 //! the inbox full, is lost, which the protocol expects of any network.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::House;
 use super::error::Error;
 use super::swim::{Packet, Swim};
 use super::wire::{Message, Pulse, Reply};
-use crate::limits::{SWIM_PACKETS_MAX, SWIM_PERIOD_MS, SWIM_UNDER_WAY_MAX};
+use super::{House, NOWHERE};
+use crate::limits::{DOWN_TOLD_MS, SWIM_PACKETS_MAX, SWIM_PERIOD_MS, SWIM_UNDER_WAY_MAX};
 use crate::peers::Liveness;
 use crate::replica::NodeId;
 
@@ -33,6 +33,7 @@ pub async fn beat(house: Arc<House>, mut beats: mpsc::Receiver<Beat>) {
     let settings = &house.settings;
     let started = Instant::now();
     let mut swim = Swim::new(house.store.me(), (settings.now_ms)(), (settings.random)());
+    let mut downs = BTreeMap::new();
     let under_way = Arc::new(Semaphore::new(SWIM_UNDER_WAY_MAX));
     loop {
         let due = tokio::time::Instant::from_std(started + swim.due());
@@ -80,7 +81,7 @@ pub async fn beat(house: Arc<House>, mut beats: mpsc::Receiver<Beat>) {
                 drop(permit);
             });
         }
-        note(&house, &swim, now);
+        note(&house, &swim, &mut downs, now);
     }
 }
 
@@ -94,18 +95,35 @@ async fn exchange(house: &House, to: NodeId, pulse: Pulse) -> Result<Option<Puls
     }
 }
 
-/// What is thought of each member is there for all to read.
-fn note(house: &House, swim: &Swim, now: Duration) {
-    for (id, liveness) in swim.opinions(now) {
+/// What is thought of each member is there for all to read. The log tells of those who stay down: `downs` has since when each
+/// is, and whether that was said.
+fn note(house: &House, swim: &Swim, downs: &mut BTreeMap<NodeId, (Duration, bool)>, now: Duration) {
+    let opinions = swim.opinions(now);
+    downs.retain(|id, _| opinions.get(id) == Some(&Liveness::Down));
+    let me = house.store.me();
+    // Nobody answers one that is no member any more: that says nothing about them.
+    let member = house.store.cluster() != NOWHERE && house.store.is_member(me);
+    for (id, liveness) in opinions {
+        let mut trouble = None;
         house.peers.update(id, |peer| {
-            if peer.liveness != liveness {
-                let why = peer.trouble.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-                match liveness {
-                    Liveness::Alive => log::info!("member {id} is alive"),
-                    _ => log::warn!("member {id} is {}{why}", liveness.word()),
-                }
+            if peer.liveness != liveness && liveness != Liveness::Down && member {
+                log::info!("member {id} is {}", liveness.word());
             }
             peer.liveness = liveness;
+            trouble = peer.trouble.clone();
         });
+        if liveness != Liveness::Down {
+            continue;
+        }
+        let (since, told) = downs.entry(id).or_insert((now, false));
+        if *told || !member || now.saturating_sub(*since) < Duration::from_millis(DOWN_TOLD_MS) {
+            continue;
+        }
+        *told = true;
+        // This node went by that id itself, and takes it out of the roster.
+        if house.store.former().ok().flatten() != Some(id) {
+            let why = trouble.map(|why| format!(": {why}")).unwrap_or_default();
+            log::warn!("member {id} is down{why}");
+        }
     }
 }

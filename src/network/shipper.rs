@@ -15,7 +15,8 @@ use super::error::Error;
 use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
 use crate::limits::{
-    COMPARE_PAUSE_MS, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, SWEEP_KEYS_MAX, TELL_MS, TELL_SHARE, UNEQUAL_LOOKS,
+    COMPARE_PAUSE_MS, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, REFUSED_TOLD_MS, SWEEP_KEYS_MAX, TELL_MS,
+    TELL_SHARE, UNEQUAL_LOOKS,
 };
 use crate::replica::{Bounds, Courier, NodeId, VersionVector};
 use crate::storage::Next;
@@ -30,6 +31,25 @@ struct Shipper {
     /// What the last message that was answered said that we have, and when that was.
     told: Option<(VersionVector, Instant)>,
     comparisons: Comparisons,
+    refused: Refused,
+}
+
+/// Refusals in a row.
+#[derive(Default)]
+struct Refused {
+    since: Option<Instant>,
+    /// Has the log been told?
+    told: bool,
+}
+
+impl Refused {
+    /// One more; `true` when it is time to tell.
+    fn again(&mut self) -> bool {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let due = !self.told && since.elapsed() >= Duration::from_millis(REFUSED_TOLD_MS);
+        self.told |= due;
+        due
+    }
 }
 
 /// When the member is shown everything because it holds something else under the same vector.
@@ -62,8 +82,8 @@ impl Comparisons {
 pub async fn ship(house: Arc<House>, peer: NodeId) {
     let mut feed = house.store.feed();
     let (courier, began) = (Courier::new(peer), Instant::now());
-    let mut shipper =
-        Shipper { house, peer, courier, began, told: None, comparisons: Comparisons { last: None } };
+    let (comparisons, refused) = (Comparisons { last: None }, Refused::default());
+    let mut shipper = Shipper { house, peer, courier, began, told: None, comparisons, refused };
     let mut failures = 0;
     loop {
         feed.mark_unchanged();
@@ -71,6 +91,7 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
         match shipper.step().await {
             Ok(more) => {
                 failures = 0;
+                shipper.refused = Refused::default();
                 if !more {
                     shipper.rest(&mut feed).await;
                 }
@@ -200,10 +221,17 @@ impl Shipper {
                 self.house.give_up(self.peer, refusal);
             }
             _ if failures == 0 => log::debug!("member {}: {error}", self.peer),
-            Error::Secret | Error::Protocol { .. } | Error::Refused(_) if failures == 3 => {
-                log::error!("member {} takes nothing from this node: {error}", self.peer);
-            }
             _ => {}
+        }
+        match error {
+            // Full or busy, which passes, or the member's own log says so.
+            Error::Refused(Refusal::NotNow(_)) => self.refused = Refused::default(),
+            Error::Secret | Error::Protocol { .. } | Error::Refused(_) => {
+                if self.refused.again() {
+                    log::error!("member {} takes nothing from this node: {error}", self.peer);
+                }
+            }
+            _ => self.refused = Refused::default(),
         }
     }
 }

@@ -241,7 +241,9 @@ impl Swim {
                 *opinion = match member.state() {
                     State::Alive => Liveness::Alive,
                     State::Suspect => Liveness::Suspect,
-                    State::Down => Liveness::Down,
+                    // Of one that has just joined, the protocol may have heard before the roster did, and have dropped it. It
+                    // has its time to come back, as if nothing had been heard.
+                    State::Down => *opinion,
                 };
             }
         }
@@ -437,6 +439,23 @@ mod tests {
         let end = world.now + S * 10;
         world.until(S * 11, |world| world.now >= end);
         assert!(world.all_think(|_, _| Liveness::Alive));
+    }
+
+    #[test]
+    fn who_greets_before_the_roster_has_it_is_not_down() {
+        let (old, new) = (NodeId(1), NodeId(3));
+        let mut swim = Swim::new(old, 1, 1);
+        swim.follow(&[NodeId(2)].into(), Duration::ZERO);
+        let mut joins = Swim::new(new, 1, 2);
+        joins.follow(&[old].into(), Duration::ZERO);
+        joins.tick(Duration::ZERO);
+        for (_, hello) in joins.packets() {
+            swim.receive(&hello, Duration::ZERO);
+        }
+        swim.follow(&[NodeId(2)].into(), Duration::ZERO);
+        swim.follow(&[NodeId(2), new].into(), S);
+        assert_eq!(swim.opinions(S)[&new], Liveness::Suspect);
+        assert_eq!(swim.opinions(S * 9)[&new], Liveness::Down, "unless it stays away");
     }
 
     #[test]

@@ -18,4 +18,5 @@ mod load;
 mod membership;
 mod partitions;
 mod proxy;
+mod quiet;
 mod storm;
