@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use schedule::End;
 use world::Counts;
 
-const SEEDS_DEFAULT: u64 = 20_000;
+const SEEDS_DEFAULT: u64 = 60_000;
 
 #[test]
 fn clusters_converge_to_what_the_oracle_knows() {
