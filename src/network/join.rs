@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use log::Level;
 
 use super::error::Error;
 use super::wire::{Join, Joined, Message, Refusal, Reply};
 use super::{House, NOWHERE, Settings, is_concrete};
 use crate::exit::Exit;
-use crate::limits::{CONTACT_MS, PEER_ANSWER_MS};
+use crate::limits::{CONTACT_MS, JOIN_TOLD_MS, PEER_ANSWER_MS};
 use crate::peers::{Arrival, Member, canonical};
 use crate::replica::{Frame, Kind, NodeId};
 use crate::storage::{self, Action, Parcel, Store};
@@ -192,7 +194,7 @@ async fn greet_at(house: &House, id: NodeId, address: &str) -> Result<(), Error>
 
 /// Tries these addresses again and again, until one takes this node in.
 pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
-    let (mut failures, mut said) = (0, BTreeMap::new());
+    let (began, mut failures, mut said) = (Instant::now(), 0, BTreeMap::new());
     while !addresses.is_empty() {
         let mut own = BTreeSet::new();
         for address in &addresses {
@@ -218,10 +220,17 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
                         own.insert(address.clone());
                     }
                     let text = format!("{error}{next}");
+                    // It may be starting as well.
+                    let early = began.elapsed() < Duration::from_millis(JOIN_TOLD_MS);
+                    let level = match error {
+                        Error::Unreachable(_) if early => Level::Info,
+                        _ => Level::Warn,
+                    };
                     // Said once, and again when it changes.
-                    if said.get(address) != Some(&text) {
-                        log::warn!("can't join by {address}: {text}");
-                        said.insert(address.clone(), text);
+                    let new = (level, text);
+                    if said.get(address) != Some(&new) {
+                        log::log!(level, "can't join by {address}: {}", new.1);
+                        said.insert(address.clone(), new);
                     }
                 }
             }

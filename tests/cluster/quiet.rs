@@ -1,7 +1,7 @@
 //! What the log calls a warning or an error is for an operator to act on: what passes by itself is neither, and what lasts is
 //! told.
 
-use crate::cluster::{Cluster, SETTLED, id, put, state};
+use crate::cluster::{Cluster, SETTLED, alive, free_address, get, id, put, state};
 use crate::membership::copy;
 use crate::support::{Node, wait_until};
 use std::process::Command;
@@ -61,6 +61,35 @@ fn a_cluster_that_comes_up_together_raises_no_alarm() {
     cluster.nodes = launches.into_iter().map(Some).collect();
     cluster.settle();
     no_alarms(&cluster.alive().collect::<Vec<_>>());
+}
+
+/// As every deployment does it that gives all nodes the same list: each is told once that it is in it itself.
+#[test]
+fn a_new_cluster_that_comes_up_together_raises_no_alarm() {
+    let dirs = tempfile::tempdir().unwrap();
+    let addresses: Vec<String> = (0..3).map(|_| free_address().to_string()).collect();
+    let nodes: Vec<Node> = std::thread::scope(|scope| {
+        let launch = |number: usize| {
+            let mut command = Command::new(crate::support::binary());
+            command.arg(&addresses[number]).args(&addresses);
+            command.arg("--data-dir").arg(dirs.path().join(number.to_string()));
+            scope.spawn(move || Node::launch(command).expect("it serves"))
+        };
+        let launched: Vec<_> = (0..3).map(launch).collect();
+        launched.into_iter().map(|node| node.join().unwrap()).collect()
+    });
+    for node in &nodes {
+        wait_until(SETTLED, "all are members", || alive(&get(node.address, "/membership")) == 3);
+        let others: Vec<String> = alarms(&node.log())
+            .into_iter()
+            .filter(|line| !line.contains("this node's own address"))
+            .collect();
+        assert_eq!(others, [""; 0]);
+    }
+    // What stays away is told.
+    let gone = free_address().to_string();
+    let waits = Node::start(&dirs.path().join("waits"), &[&gone]);
+    wait_until(SETTLED, "it says so", || alarms(&waits.log()).iter().any(|line| line.contains(&gone)));
 }
 
 /// It goes on under another id, and where the former one was it answers itself, until that is taken out.
