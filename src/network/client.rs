@@ -7,7 +7,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 
 use super::error::Error;
 use super::secret::Secret;
-use super::wire::{self, Envelope, Message, Reply};
+use super::wire::{self, Envelope, Message, Refusal, Reply};
 use crate::limits::{PEER_BYTES_PER_MS_LEAST, PEER_CONNECT_MS, PEER_REPLY_BYTES_MAX};
 
 /// Connections to peers.
@@ -58,6 +58,8 @@ impl Client {
         }
         match status {
             StatusCode::OK => wire::decode(&bytes),
+            // It is there, and about to be ready.
+            StatusCode::SERVICE_UNAVAILABLE => Err(Refusal::NotNow("it is starting".into()).into()),
             StatusCode::UNAUTHORIZED => Err(Error::Secret),
             status => {
                 let detail = serde_json::from_slice::<serde_json::Value>(&bytes).ok();

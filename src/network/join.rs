@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::Level;
 
 use super::error::Error;
 use super::wire::{Join, Joined, Message, Refusal, Reply};
-use super::{House, NOWHERE, Settings, is_concrete};
+use super::{House, NOWHERE, Rivals, Settings, is_concrete};
 use crate::exit::Exit;
 use crate::limits::{CONTACT_MS, JOIN_TOLD_MS, PEER_ANSWER_MS};
 use crate::peers::{Arrival, Member, canonical};
@@ -88,7 +88,10 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
             }
             Ok((id, Err(Error::Refused(Refusal::Stranger)))) => strangers.push(id),
             // It may be starting as well; who stays away is told of later.
-            Ok((id, Err(error @ (Error::Unreachable(_) | Error::Own)))) => {
+            Ok((
+                id,
+                Err(error @ (Error::Unreachable(_) | Error::Own | Error::Refused(Refusal::NotNow(_)))),
+            )) => {
                 log::info!("member {id} can't be reached yet: {error}");
             }
             Ok((id, Err(error))) => log::warn!("member {id} can't be reached: {error}"),
@@ -197,6 +200,8 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
     let (began, mut failures, mut said) = (Instant::now(), 0, BTreeMap::new());
     while !addresses.is_empty() {
         let mut own = BTreeSet::new();
+        let mut unclear = false;
+        house.rivals().heard.clear();
         for address in &addresses {
             let mut tries = 0;
             let answer = loop {
@@ -219,11 +224,16 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
                     if matches!(error, Error::Own) {
                         own.insert(address.clone());
                     }
+                    match error {
+                        Error::Refused(Refusal::Asking(id)) => drop(house.rivals().heard.insert(id)),
+                        Error::Refused(Refusal::NotNow(_)) => unclear = true,
+                        _ => {}
+                    }
                     let text = format!("{error}{next}");
                     // It may be starting as well.
                     let early = began.elapsed() < Duration::from_millis(JOIN_TOLD_MS);
                     let level = match error {
-                        Error::Unreachable(_) if early => Level::Info,
+                        Error::Unreachable(_) | Error::Refused(Refusal::Asking(_)) if early => Level::Info,
                         _ => Level::Warn,
                     };
                     // Said once, and again when it changes.
@@ -234,6 +244,12 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
                     }
                 }
             }
+        }
+        if !unclear {
+            let me = house.store.me();
+            let mut rivals = house.rivals();
+            // Once it does it stays so: somebody may be in.
+            rivals.founds |= rivals.heard.iter().all(|rival| me < *rival);
         }
         if addresses.iter().all(|address| own.contains(address))
             && house.peers.arrival() == Some(Arrival::Asking)
@@ -308,6 +324,10 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
 }
 
 impl House {
+    fn rivals(&self) -> MutexGuard<'_, Rivals> {
+        self.rivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a node in. `seen_as` is where its request came from, `reached_as` what it called us.
     pub(super) async fn take_in(
         &self,
@@ -319,6 +339,13 @@ impl House {
         let mine = self.store.cluster();
         if mine == NOWHERE {
             return Reply::Refused(Refusal::NotNow("it has left its cluster".into()));
+        }
+        if join.members <= 1 && self.peers.arrival() == Some(Arrival::Asking) {
+            let mut rivals = self.rivals();
+            rivals.heard.insert(from);
+            if !rivals.founds {
+                return Reply::Refused(Refusal::Asking(self.store.me()));
+            }
         }
         let Ok(_adopting) = self.adopting.try_lock() else {
             return Reply::Refused(Refusal::NotNow("it is joining itself".into()));

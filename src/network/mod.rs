@@ -20,7 +20,7 @@ mod shipper;
 mod swim;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -111,12 +111,24 @@ struct House {
     address: Mutex<String>,
     /// The process that speaks for each peer, and those before it.
     runs: Mutex<BTreeMap<NodeId, Vec<u64>>>,
+    /// While this node looks for a cluster: who else does.
+    rivals: Mutex<Rivals>,
     /// Held while the node may come to belong to another cluster.
     adopting: tokio::sync::Mutex<()>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
     /// Where packets of SWIM go.
     pulse: mpsc::Sender<Beat>,
+}
+
+/// Nodes that come with nothing, all with join addresses, and that nobody has taken in: if each took in whoever asked first, they
+/// would end in several clusters. So only the one with the lowest id among those who hear of each other does.
+#[derive(Default)]
+struct Rivals {
+    /// Who else was heard of in this round over all join addresses.
+    heard: BTreeSet<NodeId>,
+    /// Does this node take others in?
+    founds: bool,
 }
 
 /// The running network.
@@ -138,6 +150,7 @@ impl Network {
             run: (settings.random)(),
             address: Mutex::new(join::first_address(&store, &settings).await),
             runs: Mutex::new(BTreeMap::new()),
+            rivals: Mutex::new(Rivals::default()),
             adopting: tokio::sync::Mutex::new(()),
             sweeper: Mutex::new(None),
             pulse,

@@ -127,6 +127,9 @@ pub enum Refusal {
     /// Not now.
     #[error("it can't take anything in now: {0}")]
     NotNow(String),
+    /// It has nothing and looks for a cluster itself. This is its id.
+    #[error("it looks for a cluster itself, as node {0}")]
+    Asking(NodeId),
     /// What was sent can't be.
     #[error("{0}")]
     Malformed(String),
