@@ -43,14 +43,17 @@ fn port_of(address: &str) -> Option<u16> {
 /// members that no longer know it and did not take it in at once.
 pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
     if house.store.cluster() == NOWHERE {
-        return match house.store.returns()? {
-            true => Ok(come_back(house).await?),
-            false if house.settings.join.is_empty() => Err(storage::Error::Refused(
+        if house.store.is_copy() {
+            renew(house, "this data directory is a copy, and belongs to no cluster").await?;
+        }
+        return match house.store.back_to()? {
+            Some(addresses) => Ok(come_back(house, addresses).await?),
+            None if house.settings.join.is_empty() => Err(storage::Error::Refused(
                 "this node has left its cluster: give the address of a member to join, or another --data-dir"
                     .into(),
             )
             .into()),
-            false => Ok(Vec::new()),
+            None => Ok(Vec::new()),
         };
     }
     let others = house.others();
@@ -147,11 +150,14 @@ async fn look_for_original(house: &House) {
 
 /// A node that left as it stopped goes back to those that it knew; when none of them takes it in, as none does when all left,
 /// it begins their cluster again. The addresses are those by which it is to join them all the same.
-async fn come_back(house: &House) -> Result<Vec<String>, Error> {
+async fn come_back(house: &House, left_there: Vec<String>) -> Result<Vec<String>, Error> {
     let mut addresses = house.settings.join.clone();
+    addresses.extend(left_there);
     for id in house.others() {
         addresses.extend(house.reach(id).await);
     }
+    addresses.sort();
+    addresses.dedup();
     let asked = async {
         for address in &addresses {
             if ask_to_join(house, address).await.is_ok() {
@@ -199,7 +205,7 @@ async fn greet_at(house: &House, id: NodeId, address: &str) -> Result<(), Error>
 pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
     let (began, mut failures, mut said) = (Instant::now(), 0, BTreeMap::new());
     while !addresses.is_empty() {
-        let mut own = BTreeSet::new();
+        let (mut own, mut others) = (BTreeSet::new(), BTreeSet::new());
         let mut unclear = false;
         house.rivals().heard.clear();
         for address in &addresses {
@@ -215,7 +221,13 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
                 }
             };
             match answer {
-                Ok(()) => return,
+                // Whoever took it in may be gone before the others hear of it.
+                Ok(()) if arrived(&house).await => return,
+                Ok(()) => {
+                    for id in house.others() {
+                        others.extend(house.reach(id).await);
+                    }
+                }
                 Err(error) => {
                     let next = match error {
                         Error::Own if is_fixed(address) => ", and is left out",
@@ -257,9 +269,32 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
             // It is the first of its cluster.
             house.peers.arrive(None);
         }
+        addresses.extend(others);
+        addresses.sort();
+        addresses.dedup();
         addresses.retain(|address| !(own.contains(address) && is_fixed(address)));
         failures += 1;
         tokio::time::sleep(house.pause(failures)).await;
+    }
+}
+
+/// Has the node what the cluster had when it was taken in, or does it get there? `false` when nothing came for long.
+async fn arrived(house: &House) -> bool {
+    let mut before = None;
+    loop {
+        let Some(Arrival::Behind(goal)) = house.peers.arrival() else { return true };
+        let published = house.store.published();
+        if published.vv.covers_all(&goal) {
+            house.peers.arrive(None);
+            return true;
+        }
+        // What a sweep brings counts as versions before the vector shows it.
+        let now = (published.vv.clone(), published.totals);
+        if before.as_ref() == Some(&now) {
+            return false;
+        }
+        before = Some(now);
+        tokio::time::sleep(Duration::from_millis(PEER_ANSWER_MS)).await;
     }
 }
 
@@ -303,7 +338,7 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
             // Who does not know the others takes them for strangers.
             let taken = house.store.take(Parcel::Sweep(roster)).await;
             taken.map_err(|e| Error::Unreachable(e.to_string()))?;
-            if house.peers.arrival() == Some(Arrival::Asking) {
+            if house.peers.arrival().is_some() {
                 house.peers.arrive(Some(Arrival::Behind(vv)));
             }
             // It may have been evicted here, or there.

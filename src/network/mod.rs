@@ -186,6 +186,11 @@ impl Network {
             return Ok(0);
         }
         let evicted = !house.store.is_member(house.store.me());
+        // They may all be leaving: then no roster will tell.
+        let mut back_to = Vec::new();
+        for id in &members {
+            back_to.extend(house.reach(*id).await);
+        }
         // At least one must have all, or there is nobody to leave it to. Not its own writes alone: it may be the only one that
         // still has another's.
         let holders = house.holders(&members).await;
@@ -206,7 +211,7 @@ impl Network {
             Err(rejection) => return Err(rejection.to_string()),
         }
         let told = if evicted { 0 } else { house.holders(&members).await };
-        house.store.leave(returns).await.map_err(|e| e.to_string())?;
+        house.store.leave(returns.then_some(back_to)).await.map_err(|e| e.to_string())?;
         Ok(told)
     }
 }

@@ -81,12 +81,12 @@ enum Asked {
 }
 
 /// A new name of the store.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub enum Name {
     /// Of the cluster that it belongs to.
     Cluster(NodeId),
-    /// It belongs to none any more; does it go back by itself?
-    Nowhere { returns: bool },
+    /// It belongs to none any more; it may go back by itself to those who are reached here.
+    Nowhere { back_to: Option<Vec<String>> },
     /// Of the node.
     Node(NodeId),
     /// The node's former one need not be remembered.
@@ -348,27 +348,29 @@ impl Committer {
 
     fn adopt(&mut self, name: Name) -> Result<(), Error> {
         // What it was is written first: a crash in between leaves it true, if early.
-        let (row, id, before) = match name {
+        let (row, id, before) = match &name {
             Name::NoFormer => {
                 self.trees.meta.remove(meta::FORMER)?;
                 self.trees.db.flush()?;
                 return Ok(());
             }
             Name::Here(birth) => {
-                self.trees.meta.insert(meta::BIRTH, &birth)?;
+                self.trees.meta.insert(meta::BIRTH, birth)?;
                 self.trees.db.flush()?;
                 return Ok(());
             }
             Name::Nowhere { .. } if self.trees.id(meta::CLUSTER)? == 0 => return Ok(()),
-            Name::Nowhere { returns } => {
-                match returns {
-                    true => self.trees.meta.insert(meta::RETURNS, &[1])?,
-                    false => self.trees.meta.remove(meta::RETURNS)?,
+            Name::Nowhere { back_to } => {
+                match back_to {
+                    Some(addresses) => {
+                        self.trees.meta.insert(meta::BACK_TO, addresses.join("\n").into_bytes())?
+                    }
+                    None => self.trees.meta.remove(meta::BACK_TO)?,
                 };
                 (meta::CLUSTER, NodeId::NOBODY, Some(meta::LEFT))
             }
-            Name::Cluster(id) => (meta::CLUSTER, id, None),
-            Name::Node(id) => (meta::NODE, id, Some(meta::FORMER)),
+            Name::Cluster(id) => (meta::CLUSTER, *id, None),
+            Name::Node(id) => (meta::NODE, *id, Some(meta::FORMER)),
         };
         if let Some(before) = before {
             self.trees.meta.insert(before, &self.trees.id(row)?.to_be_bytes())?;

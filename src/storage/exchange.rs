@@ -24,9 +24,10 @@ impl Store {
         Ok(left.map(NodeId).filter(|_| self.cluster() == NodeId::NOBODY))
     }
 
-    /// Does the node, having left, go back by itself?
-    pub fn returns(&self) -> Result<bool, Error> {
-        Ok(fatal_if_failed(self.0.trees.meta.get(meta::RETURNS).map_err(Error::from))?.is_some())
+    /// To which addresses the node, having left, goes back by itself, if it does.
+    pub fn back_to(&self) -> Result<Option<Vec<String>>, Error> {
+        let row = fatal_if_failed(self.0.trees.meta.get(meta::BACK_TO).map_err(Error::from))?;
+        Ok(row.map(|row| String::from_utf8_lossy(&row).lines().map(str::to_owned).collect()))
     }
 
     /// Are the files a copy of those in which the node last wrote under its name? A copy that keeps even the time at which a
@@ -71,8 +72,8 @@ impl Store {
     }
 
     /// From now on the store belongs to no cluster; on the disk when this comes back.
-    pub async fn leave(&self, returns: bool) -> Result<(), Rejection> {
-        self.name(Name::Nowhere { returns }).await?;
+    pub async fn leave(&self, back_to: Option<Vec<String>>) -> Result<(), Rejection> {
+        self.name(Name::Nowhere { back_to }).await?;
         self.0.cluster.store(NodeId::NOBODY.0, Ordering::Release);
         Ok(())
     }

@@ -32,8 +32,9 @@ pub mod meta {
     pub const LEFT: &[u8] = b"left";
     /// The id under which the node wrote before it was found to be set back: 8 bytes.
     pub const FORMER: &[u8] = b"former";
-    /// Is it to come back to that cluster by itself when it is started again? 1 byte, there when it is.
-    pub const RETURNS: &[u8] = b"returns";
+    /// Where the members were that it left, if it is to go back to them by itself when it is started again: addresses, one a
+    /// line.
+    pub const BACK_TO: &[u8] = b"back-to";
     /// When the file that holds the data was made, where the node last knew that it writes under a name of its own: seconds
     /// since 1970:8 nanoseconds:4. A copy has another time.
     pub const BIRTH: &[u8] = b"birth";

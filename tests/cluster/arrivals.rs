@@ -1,6 +1,6 @@
 //! Coming, going and coming back, where it is easy to end with two clusters, or with none.
 
-use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, state};
 use crate::membership::copy;
 use crate::support::{Node, SOON, wait_until};
 
@@ -185,4 +185,76 @@ fn a_newcomer_is_ready_when_it_has_what_there_was() {
     drop(first);
     let second = Node::start(&dirs.path().join("b"), &[nobody]);
     assert_eq!(second.request("GET", "/ready", "").status, 200);
+}
+
+/// Two leave at once, each the last that the other knew; nobody is told whom to join when they are started again.
+#[test]
+fn two_that_left_each_other_find_each_other_again() {
+    let dirs = tempfile::tempdir().unwrap();
+    let addresses = [free_address().to_string(), free_address().to_string()];
+    let start = |number: usize, join: &[&str]| {
+        let mut command = std::process::Command::new(crate::support::binary());
+        command.arg(&addresses[number]).args(join).arg("--leave-on-exit");
+        command.arg("--data-dir").arg(dirs.path().join(number.to_string()));
+        Node::launch(command).unwrap_or_else(|log| panic!("node {number}: {log}"))
+    };
+    let mut nodes = vec![start(0, &[]), start(1, &[&addresses[0]])];
+    for round in 0..3 {
+        let key = format!("k{round}?w=2");
+        wait_until(SETTLED, &format!("round {round}: they are two"), || {
+            put(&nodes[0], &key, "x").status != 202 && put(&nodes[1], &key, "x").status != 202
+        });
+        let stopping: Vec<_> = nodes.drain(..).map(|node| std::thread::spawn(move || node.stop())).collect();
+        stopping.into_iter().for_each(|stopping| assert_eq!(stopping.join().unwrap().code(), Some(0)));
+        nodes = vec![start(0, &[]), start(1, &[])];
+    }
+    for known in 0..3 {
+        nodes.iter().for_each(|node| shows(node, &format!("k{known}"), Some("x")));
+    }
+}
+
+/// A node that belongs nowhere asks nobody what it wrote before: its copy must not write under its name.
+#[test]
+fn a_copy_of_a_node_that_left_is_another_node() {
+    let mut cluster = Cluster::each(2, |_| vec!["--leave-on-exit".to_owned()]);
+    cluster.up(0);
+    cluster.up(1);
+    cluster.settle();
+    put(cluster.node(1), "k?w=2", "x");
+    let old = id(cluster.node(1));
+    assert_eq!(cluster.nodes[1].take().unwrap().stop().code(), Some(0));
+    let twin = cluster.dir(1).with_extension("copy");
+    copy(&cluster.dir(1), &twin);
+    cluster.up(1);
+    cluster.nodes.push(Some(Node::start(&twin, &[])));
+    cluster.settle();
+    assert_eq!(id(cluster.node(1)), old);
+    assert_ne!(id(cluster.node(2)), old);
+    for (number, key) in [(1, "original"), (2, "copy")] {
+        put(cluster.node(number), &format!("{key}?w=3"), "y");
+    }
+    cluster.settle();
+    for node in cluster.alive() {
+        ["original", "copy"].iter().for_each(|key| shows(node, key, Some("y")));
+    }
+}
+
+/// The member that took a newcomer in is gone before the others hear of it.
+#[test]
+fn a_newcomer_whose_sponsor_dies_is_taken_in_by_another() {
+    let mut cluster = Cluster::start(2);
+    put(cluster.node(0), "k?w=2", "x");
+    cluster.node(0).signal(19);
+    let sponsor = cluster.node(1).address.to_string();
+    cluster.nodes.push(Some(Node::start(&cluster.dir(2), &[&sponsor])));
+    wait_until(SOON, "it is taken in", || cluster.node(2).log().contains("joined cluster"));
+    cluster.kill(1);
+    cluster.node(0).signal(18);
+    wait_until(SETTLED, "it is a member everywhere", || {
+        state(cluster.node(0), &id(cluster.node(2))) == "alive"
+            && state(cluster.node(2), &id(cluster.node(0))) == "alive"
+    });
+    wait_until(SETTLED, "it is ready", || cluster.node(2).request("GET", "/ready", "").status == 200);
+    shows(cluster.node(2), "k", Some("x"));
+    assert_eq!(put(cluster.node(2), "l?w=2", "y").status, 201);
 }
