@@ -286,6 +286,8 @@ async fn arrived(house: &House) -> bool {
         let published = house.store.published();
         if published.vv.covers_all(&goal) {
             house.peers.arrive(None);
+            // Should it not be noted, it is seen to be so at the next start.
+            let _ = house.store.arrive(None).await;
             return true;
         }
         // What a sweep brings counts as versions before the vector shows it.
@@ -339,6 +341,8 @@ async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
             let taken = house.store.take(Parcel::Sweep(roster)).await;
             taken.map_err(|e| Error::Unreachable(e.to_string()))?;
             if house.peers.arrival().is_some() {
+                let noted = house.store.arrive(Some(vv.clone())).await;
+                noted.map_err(|e| Error::Unreachable(e.to_string()))?;
                 house.peers.arrive(Some(Arrival::Behind(vv)));
             }
             // It may have been evicted here, or there.

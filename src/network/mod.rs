@@ -167,6 +167,12 @@ impl Network {
         if !addresses.is_empty() && house.others().is_empty() && published.totals.keys == 0 {
             house.peers.arrive(Some(Arrival::Asking));
         }
+        if let Some(goal) = house.store.arriving()? {
+            house.peers.arrive(Some(Arrival::Behind(goal)));
+            for id in house.others() {
+                addresses.extend(house.reach(id).await);
+            }
+        }
         let _ = door.house.set(house.clone());
         let kept = house.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

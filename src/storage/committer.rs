@@ -91,6 +91,8 @@ pub enum Name {
     Node(NodeId),
     /// The node's former one need not be remembered.
     NoFormer,
+    /// The node has not yet got what its cluster had when it was taken in; or it has.
+    Arriving(Option<VersionVector>),
     /// These files, made at that time, are where the node writes under its name.
     Here([u8; 12]),
 }
@@ -351,6 +353,14 @@ impl Committer {
         let (row, id, before) = match &name {
             Name::NoFormer => {
                 self.trees.meta.remove(meta::FORMER)?;
+                self.trees.db.flush()?;
+                return Ok(());
+            }
+            Name::Arriving(goal) => {
+                match goal {
+                    Some(goal) => self.trees.meta.insert(meta::ARRIVING, goal.to_string().into_bytes())?,
+                    None => self.trees.meta.remove(meta::ARRIVING)?,
+                };
                 self.trees.db.flush()?;
                 return Ok(());
             }

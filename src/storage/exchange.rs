@@ -30,6 +30,17 @@ impl Store {
         Ok(row.map(|row| String::from_utf8_lossy(&row).lines().map(str::to_owned).collect()))
     }
 
+    /// What the node has to get before it has arrived, if it has not.
+    pub fn arriving(&self) -> Result<Option<VersionVector>, Error> {
+        let row = fatal_if_failed(self.0.trees.meta.get(meta::ARRIVING).map_err(Error::from))?;
+        Ok(row.and_then(|row| String::from_utf8_lossy(&row).parse().ok()))
+    }
+
+    /// The node has not arrived before it has this, or it has arrived; on the disk when this comes back.
+    pub async fn arrive(&self, goal: Option<VersionVector>) -> Result<(), Rejection> {
+        self.name(Name::Arriving(goal)).await
+    }
+
     /// Are the files a copy of those in which the node last wrote under its name? A copy that keeps even the time at which a
     /// file was made, as one of a whole disk does, can't be told.
     pub fn is_copy(&self) -> bool {

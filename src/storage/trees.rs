@@ -35,6 +35,9 @@ pub mod meta {
     /// Where the members were that it left, if it is to go back to them by itself when it is started again: addresses, one a
     /// line.
     pub const BACK_TO: &[u8] = b"back-to";
+    /// What the cluster had when it took in this node, which came with nothing and has not got all of it: a version vector's
+    /// text.
+    pub const ARRIVING: &[u8] = b"arriving";
     /// When the file that holds the data was made, where the node last knew that it writes under a name of its own: seconds
     /// since 1970:8 nanoseconds:4. A copy has another time.
     pub const BIRTH: &[u8] = b"birth";

@@ -180,6 +180,20 @@ fn a_newcomer_is_ready_when_it_has_what_there_was() {
     for n in 0..40 {
         assert_eq!(second.request("HEAD", &format!("/key/large{n}"), "").status, 200, "large{n}");
     }
+    // Nor after a crash on its way.
+    let third = Node::start(&dirs.path().join("c"), &[&first.address.to_string()]);
+    wait_until(SOON, "it is taken in", || third.log().contains("joined cluster"));
+    let half_way = third.request("GET", "/ready", "").status == 503;
+    third.kill();
+    first.signal(19);
+    second.signal(19);
+    let third = Node::start(&dirs.path().join("c"), &[]);
+    let has_all = (0..40).all(|n| third.request("HEAD", &format!("/key/large{n}"), "").status == 200);
+    let ready = third.request("GET", "/ready", "").status == 200;
+    assert!(!ready || has_all, "it was cut off half way: {half_way}");
+    first.signal(18);
+    second.signal(18);
+    wait_until(SETTLED, "it is ready", || third.request("GET", "/ready", "").status == 200);
     assert_eq!(second.stop().code(), Some(0));
     // Later it is at once, whoever else is there.
     drop(first);
