@@ -102,7 +102,18 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
             Err(_) => {}
         }
     }
-    if copied && !renewed && (heard < others.len() || others.is_empty()) {
+    if copied && others.is_empty() {
+        let old = house.store.me();
+        renew(
+            house,
+            "this data directory is a copy, and there is nobody to ask what else the node has written",
+        )
+        .await?;
+        // Nobody knows it who could miss it.
+        if house.record(old.0.to_be_bytes().to_vec(), Action::Delete).await.is_ok() {
+            let _ = house.store.forget_former().await;
+        }
+    } else if copied && !renewed && heard < others.len() {
         let why = "this data directory is a copy, and not every member could be asked what it knows of the node's writes";
         renew(house, why).await?;
         (renewed, strangers) = (true, others);

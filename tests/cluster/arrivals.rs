@@ -227,6 +227,26 @@ fn two_that_left_each_other_find_each_other_again() {
     }
 }
 
+/// A node by itself that is moved is another node, and still by itself.
+#[test]
+fn a_copy_of_a_single_node_is_a_single_node() {
+    let dirs = tempfile::tempdir().unwrap();
+    let [from, to] = ["a", "b"].map(|name| dirs.path().join(name));
+    let node = Node::start(&from, &[]);
+    put(&node, "k", "x");
+    let old = id(&node);
+    assert_eq!(node.stop().code(), Some(0));
+    copy(&from, &to);
+    let node = Node::start(&to, &[]);
+    let members = get(node.address, "/membership")["members"].as_array().unwrap().len();
+    assert_eq!((members, id(&node) != old), (1, true));
+    assert_eq!(put(&node, "l?w=all", "y").status, 201);
+    shows(&node, "k", Some("x"));
+    let new = id(&node);
+    assert_eq!(node.stop().code(), Some(0));
+    assert_eq!(id(&Node::start(&to, &[])), new, "it stays who it is");
+}
+
 /// A node that belongs nowhere asks nobody what it wrote before: its copy must not write under its name.
 #[test]
 fn a_copy_of_a_node_that_left_is_another_node() {
