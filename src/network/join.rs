@@ -11,7 +11,7 @@ use super::error::Error;
 use super::wire::{Join, Joined, Message, Refusal, Reply};
 use super::{House, NOWHERE, Rivals, Settings, is_concrete};
 use crate::exit::Exit;
-use crate::limits::{CONTACT_MS, JOIN_TOLD_MS, PEER_ANSWER_MS};
+use crate::limits::{CONTACT_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, ROSTER_LOOK_MS};
 use crate::peers::{Arrival, Member, canonical};
 use crate::replica::{Frame, Kind, NodeId};
 use crate::storage::{self, Action, Parcel, Store};
@@ -291,7 +291,7 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
 
 /// Has the node what the cluster had when it was taken in, or does it get there? `false` when nothing came for long.
 async fn arrived(house: &House) -> bool {
-    let mut before = None;
+    let (mut before, mut since) = (None, Instant::now());
     loop {
         let Some(Arrival::Behind(goal)) = house.peers.arrival() else { return true };
         let published = house.store.published();
@@ -303,11 +303,13 @@ async fn arrived(house: &House) -> bool {
         }
         // What a sweep brings counts as versions before the vector shows it.
         let now = (published.vv.clone(), published.totals);
-        if before.as_ref() == Some(&now) {
+        if before.as_ref() != Some(&now) {
+            (before, since) = (Some(now), Instant::now());
+        }
+        if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
             return false;
         }
-        before = Some(now);
-        tokio::time::sleep(Duration::from_millis(PEER_ANSWER_MS)).await;
+        tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
     }
 }
 

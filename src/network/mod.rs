@@ -167,10 +167,11 @@ impl Network {
         if !addresses.is_empty() && house.others().is_empty() && published.totals.keys == 0 {
             house.peers.arrive(Some(Arrival::Asking));
         }
-        if let Some(goal) = house.store.arriving()? {
+        if let Some(goal) = house.store.arriving()?.filter(|_| house.store.cluster() != NOWHERE) {
             house.peers.arrive(Some(Arrival::Behind(goal)));
             for id in house.others() {
-                addresses.extend(house.reach(id).await);
+                // Its former id's may be its own.
+                addresses.extend(house.reach(id).await.filter(|address| *address != house.address()));
             }
         }
         let _ = door.house.set(house.clone());

@@ -377,6 +377,7 @@ impl Committer {
                     }
                     None => self.trees.meta.remove(meta::BACK_TO)?,
                 };
+                self.trees.meta.remove(meta::ARRIVING)?;
                 (meta::CLUSTER, NodeId::NOBODY, Some(meta::LEFT))
             }
             Name::Cluster(id) => (meta::CLUSTER, *id, None),
