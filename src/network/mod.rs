@@ -13,6 +13,7 @@ mod client;
 mod error;
 mod join;
 mod keeper;
+mod meet;
 mod pulse;
 mod routes;
 mod secret;
@@ -20,7 +21,7 @@ mod shipper;
 mod swim;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ pub use secret::Secret;
 pub use wire::PROTOCOL;
 
 use client::Client;
+use join::Rivals;
 use pulse::Beat;
 use wire::{Envelope, Message, Reply};
 
@@ -121,16 +123,6 @@ struct House {
     pulse: mpsc::Sender<Beat>,
 }
 
-/// Nodes that come with nothing, all with join addresses, and that nobody has taken in: if each took in whoever asked first, they
-/// would end in several clusters. So only the one with the lowest id among those who hear of each other does.
-#[derive(Default)]
-struct Rivals {
-    /// Who else was heard of in this round over all join addresses.
-    heard: BTreeSet<NodeId>,
-    /// Does this node take others in?
-    founds: bool,
-}
-
 /// The running network.
 #[derive(Clone)]
 pub struct Network(Arc<House>);
@@ -159,7 +151,7 @@ impl Network {
             settings,
         });
         let mut addresses = house.settings.join.clone();
-        addresses.extend(join::meet(&house).await?);
+        addresses.extend(meet::meet(&house).await?);
         house.introduce().await;
         let settled = house.store.settle_here().await;
         settled.map_err(|e| storage::Error::Failed(format!("can't note where the data is: {e}")))?;
@@ -167,7 +159,7 @@ impl Network {
         if !addresses.is_empty() && house.others().is_empty() && published.totals.keys == 0 {
             house.peers.arrive(Some(Arrival::Asking));
         }
-        if let Some(goal) = house.store.arriving()?.filter(|_| house.store.cluster() != NOWHERE) {
+        if let Some(goal) = house.store.arriving()? {
             house.peers.arrive(Some(Arrival::Behind(goal)));
             for id in house.others() {
                 // Its former id's may be its own.

@@ -24,10 +24,11 @@ use super::audience::Audience;
 use super::disk::{Disk, Room};
 use super::durable;
 use super::error::{Error, Rejection};
+use super::identity::Note;
 use super::pass::Pass;
 use super::recover::Found;
 use super::request::{Action, Parcel, Request, Written};
-use super::trees::{Trees, change_key, meta, read_expiry_key, read_row};
+use super::trees::{Trees, change_key, read_expiry_key, read_row};
 use super::watchdog::Watchdog;
 use super::{Published, Settings, Shared};
 use crate::limits::{
@@ -45,8 +46,8 @@ pub enum Message {
     Write(Request, oneshot::Sender<Result<Written, Rejection>>),
     /// Take this in, and answer what is incorporated then.
     Take(Parcel, oneshot::Sender<Result<VersionVector, Rejection>>),
-    /// From now on the store has this name.
-    Adopt(Name, oneshot::Sender<Result<(), Rejection>>),
+    /// Remember this of the node.
+    Note(Note, oneshot::Sender<Result<(), Rejection>>),
     /// A member has said what it has: something that waits for that may go on.
     Heard,
     /// Finish what came before, and end.
@@ -77,24 +78,7 @@ impl From<Error> for Refusal {
 enum Asked {
     Write(Request, oneshot::Sender<Result<Written, Rejection>>),
     Take(Parcel, oneshot::Sender<Result<VersionVector, Rejection>>),
-    Adopt(Name, oneshot::Sender<Result<(), Rejection>>),
-}
-
-/// A new name of the store.
-#[derive(Debug)]
-pub enum Name {
-    /// Of the cluster that it belongs to.
-    Cluster(NodeId),
-    /// It belongs to none any more; it may go back by itself to those who are reached here.
-    Nowhere { back_to: Option<Vec<String>> },
-    /// Of the node.
-    Node(NodeId),
-    /// The node's former one need not be remembered.
-    NoFormer,
-    /// The node has not yet got what its cluster had when it was taken in; or it has.
-    Arriving(Option<VersionVector>),
-    /// These files, made at that time, are where the node writes under its name.
-    Here([u8; 12]),
+    Note(Note, oneshot::Sender<Result<(), Rejection>>),
 }
 
 impl Asked {
@@ -113,7 +97,7 @@ enum Answer {
     Written(oneshot::Sender<Result<Written, Rejection>>, Result<Written, Rejection>),
     /// What is incorporated is known when the commit is.
     Taken(oneshot::Sender<Result<VersionVector, Rejection>>, Result<(), Rejection>),
-    Adopted(oneshot::Sender<Result<(), Rejection>>),
+    Noted(oneshot::Sender<Result<(), Rejection>>),
 }
 
 /// The committer's own things; nobody else writes to the trees or the replica.
@@ -193,7 +177,7 @@ impl Committer {
             let asked = match next {
                 Ok(Message::Write(request, reply)) => Some(Asked::Write(request, reply)),
                 Ok(Message::Take(parcel, reply)) => Some(Asked::Take(parcel, reply)),
-                Ok(Message::Adopt(name, reply)) => Some(Asked::Adopt(name, reply)),
+                Ok(Message::Note(note, reply)) => Some(Asked::Note(note, reply)),
                 Ok(Message::Heard) => None,
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
                 Err(RecvTimeoutError::Timeout) => return false,
@@ -249,9 +233,9 @@ impl Committer {
                     Answer::Written(reply, refused(self.perform(request, now_ms))?)
                 }
                 Asked::Take(parcel, reply) => Answer::Taken(reply, refused(self.take(&parcel, now_ms))?),
-                Asked::Adopt(name, reply) => {
-                    self.adopt(name)?;
-                    Answer::Adopted(reply)
+                Asked::Note(note, reply) => {
+                    self.note(&note)?;
+                    Answer::Noted(reply)
                 }
             });
         }
@@ -262,7 +246,7 @@ impl Committer {
             match answer {
                 Answer::Written(reply, answer) => drop(reply.send(answer)),
                 Answer::Taken(reply, taken) => drop(reply.send(taken.map(|()| self.replica.vv().clone()))),
-                Answer::Adopted(reply) => drop(reply.send(Ok(()))),
+                Answer::Noted(reply) => drop(reply.send(Ok(()))),
             }
         }
         if sealed {
@@ -348,49 +332,12 @@ impl Committer {
         }
     }
 
-    fn adopt(&mut self, name: Name) -> Result<(), Error> {
-        // What it was is written first: a crash in between leaves it true, if early.
-        let (row, id, before) = match &name {
-            Name::NoFormer => {
-                self.trees.meta.remove(meta::FORMER)?;
-                self.trees.db.flush()?;
-                return Ok(());
-            }
-            Name::Arriving(goal) => {
-                match goal {
-                    Some(goal) => self.trees.meta.insert(meta::ARRIVING, goal.to_string().into_bytes())?,
-                    None => self.trees.meta.remove(meta::ARRIVING)?,
-                };
-                self.trees.db.flush()?;
-                return Ok(());
-            }
-            Name::Here(birth) => {
-                self.trees.meta.insert(meta::BIRTH, birth)?;
-                self.trees.db.flush()?;
-                return Ok(());
-            }
-            Name::Nowhere { .. } if self.trees.id(meta::CLUSTER)? == 0 => return Ok(()),
-            Name::Nowhere { back_to } => {
-                match back_to {
-                    Some(addresses) => {
-                        self.trees.meta.insert(meta::BACK_TO, addresses.join("\n").into_bytes())?
-                    }
-                    None => self.trees.meta.remove(meta::BACK_TO)?,
-                };
-                self.trees.meta.remove(meta::ARRIVING)?;
-                (meta::CLUSTER, NodeId::NOBODY, Some(meta::LEFT))
-            }
-            Name::Cluster(id) => (meta::CLUSTER, *id, None),
-            Name::Node(id) => (meta::NODE, *id, Some(meta::FORMER)),
-        };
-        if let Some(before) = before {
-            self.trees.meta.insert(before, &self.trees.id(row)?.to_be_bytes())?;
-        }
-        self.trees.meta.insert(row, &id.0.to_be_bytes())?;
-        self.trees.db.flush()?;
-        if let Name::Node(id) = name {
-            self.replica.rename(id);
-            // The old name is a member like any other until its record goes.
+    /// Writes what the node is to remember of itself.
+    fn note(&mut self, note: &Note) -> Result<(), Error> {
+        note.write(&self.trees)?;
+        if let Note::Node(id) = note {
+            self.replica.rename(*id);
+            // The old id is a member like any other until its record goes.
             self.admit()?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the network asks of a store: names, what peers send, what they lack, what they have said.
+//! What the network asks of a store: members, what peers send, what they lack, what they have said.
 //!
 //! What comes in goes through the committer like every write; what goes out is read beside the writers, and waits until
 //! it is on the disk.
@@ -10,61 +10,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::committer::{Message, Name};
+use super::committer::Message;
 use super::shipping::{self, Next};
-use super::trees::meta;
 use super::{Error, Parcel, Rejection, Said, Store, blocking, fatal_if_failed};
 use crate::limits::FULL_QUEUE_PAUSE_MS;
 use crate::replica::{Bound, Bounds, Dot, NodeId, Sweep, VersionVector, Wants};
 
 impl Store {
-    /// The cluster that the node has left, if it belongs to none now.
-    pub fn left(&self) -> Result<Option<NodeId>, Error> {
-        let left = fatal_if_failed(self.0.trees.id_if_any(meta::LEFT))?;
-        Ok(left.map(NodeId).filter(|_| self.cluster() == NodeId::NOBODY))
-    }
-
-    /// To which addresses the node, having left, goes back by itself, if it does.
-    pub fn back_to(&self) -> Result<Option<Vec<String>>, Error> {
-        let row = fatal_if_failed(self.0.trees.meta.get(meta::BACK_TO).map_err(Error::from))?;
-        Ok(row.map(|row| String::from_utf8_lossy(&row).lines().map(str::to_owned).collect()))
-    }
-
-    /// What the node has to get before it has arrived, if it has not.
-    pub fn arriving(&self) -> Result<Option<VersionVector>, Error> {
-        let row = fatal_if_failed(self.0.trees.meta.get(meta::ARRIVING).map_err(Error::from))?;
-        Ok(row.and_then(|row| String::from_utf8_lossy(&row).parse().ok()))
-    }
-
-    /// The node has not arrived before it has this, or it has arrived; on the disk when this comes back.
-    pub async fn arrive(&self, goal: Option<VersionVector>) -> Result<(), Rejection> {
-        self.name(Name::Arriving(goal)).await
-    }
-
-    /// Are the files a copy of those in which the node last wrote under its name? A copy that keeps even the time at which a
-    /// file was made, as one of a whole disk does, can't be told.
-    pub fn is_copy(&self) -> bool {
-        self.0.birth.copied
-    }
-
-    /// From now on these files are where the node writes under its name; on the disk when this comes back.
-    pub async fn settle_here(&self) -> Result<(), Rejection> {
-        match self.0.birth.to_note {
-            Some(birth) => self.name(Name::Here(birth)).await,
-            None => Ok(()),
-        }
-    }
-
-    /// The id under which the node wrote before it was found to be set back.
-    pub fn former(&self) -> Result<Option<NodeId>, Error> {
-        Ok(fatal_if_failed(self.0.trees.id_if_any(meta::FORMER))?.map(NodeId).filter(|id| *id != self.me()))
-    }
-
-    /// The former id is nobody's any more, or another's.
-    pub async fn forget_former(&self) -> Result<(), Rejection> {
-        self.name(Name::NoFormer).await
-    }
-
     /// All members, by id, as of the newest durable commit.
     pub fn members(&self) -> Vec<NodeId> {
         self.0.shared.heard.look(|said| said.keys().copied().collect())
@@ -75,38 +27,11 @@ impl Store {
         self.0.shared.heard.look(|said| said.contains_key(&id))
     }
 
-    /// From now on the store belongs to this cluster; on the disk when this comes back.
-    pub async fn adopt(&self, cluster: NodeId) -> Result<(), Rejection> {
-        self.name(Name::Cluster(cluster)).await?;
-        self.0.cluster.store(cluster.0, Ordering::Release);
-        Ok(())
-    }
-
-    /// From now on the store belongs to no cluster; on the disk when this comes back.
-    pub async fn leave(&self, back_to: Option<Vec<String>>) -> Result<(), Rejection> {
-        self.name(Name::Nowhere { back_to }).await?;
-        self.0.cluster.store(NodeId::NOBODY.0, Ordering::Release);
-        Ok(())
-    }
-
     /// All members' records, as a sweep that promises nothing.
     pub async fn roster(&self) -> Result<Sweep, Error> {
         let inner = self.0.clone();
         let me = self.me();
         self.shown(move || shipping::roster(&inner.trees, &inner.shared, me)).await
-    }
-
-    /// From now on the node writes under this id; on the disk when this comes back. Nobody may write meanwhile.
-    pub async fn renew(&self, me: NodeId) -> Result<(), Rejection> {
-        self.name(Name::Node(me)).await?;
-        self.0.me.store(me.0, Ordering::Release);
-        Ok(())
-    }
-
-    async fn name(&self, name: Name) -> Result<(), Rejection> {
-        let (reply, answer) = oneshot::channel();
-        self.post(Message::Adopt(name, reply)).await?;
-        answer.await.unwrap_or(Err(Rejection::Stopping))
     }
 
     /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back.
@@ -117,7 +42,7 @@ impl Store {
     }
 
     /// Hands the committer what is no client's write: there are few of those at a time, so they may wait for room.
-    async fn post(&self, mut message: Message) -> Result<(), Rejection> {
+    pub(super) async fn post(&self, mut message: Message) -> Result<(), Rejection> {
         loop {
             if self.0.shared.stopping.load(Ordering::Acquire) {
                 return Err(Rejection::Stopping);

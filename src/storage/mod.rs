@@ -21,6 +21,7 @@ mod error;
 mod exchange;
 mod feed;
 mod heard;
+mod identity;
 mod migrate;
 mod pass;
 mod progress;
@@ -64,6 +65,7 @@ use crate::replica::{
 };
 use committer::{Committer, Message};
 use disk::Disk;
+use identity::Birth;
 use recent::Recent;
 use trees::Trees;
 
@@ -112,21 +114,6 @@ struct Inner {
     inbox: SyncSender<Message>,
     shared: Arc<Shared>,
     committer: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Whether the files are those in which the node wrote before.
-struct Birth {
-    copied: bool,
-    /// When they were made, if that is not yet noted.
-    to_note: Option<[u8; 12]>,
-}
-
-impl Birth {
-    fn of(directory: &directory::Directory, trees: &Trees) -> Result<Birth, Error> {
-        let (now, noted) = (directory.birth(), trees.meta.get(trees::meta::BIRTH)?);
-        let differs = noted.as_ref().is_some_and(|noted| now.is_some_and(|now| *noted != now));
-        Ok(Birth { copied: differs, to_note: now.filter(|_| differs || noted.is_none()) })
-    }
 }
 
 /// What the committer and everybody else both see.

@@ -68,6 +68,12 @@ impl Cluster {
         self.nodes[number] = Some(node.unwrap_or_else(|log| panic!("node {number} did not serve:\n{log}")));
     }
 
+    /// Starts a node on a new address that is told nobody to join by: it asks whom it knows.
+    pub fn up_untold(&mut self, number: usize) {
+        let node = Node::launch(Node::command(&self.dir(number), &[]));
+        self.nodes[number] = Some(node.unwrap_or_else(|log| panic!("node {number} did not serve:\n{log}")));
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self, number: usize) {
         self.nodes[number].take().expect("it is up").kill();
@@ -89,6 +95,13 @@ impl Cluster {
 
     pub fn node(&self, number: usize) -> &Node {
         self.nodes[number].as_ref().expect("it is up")
+    }
+
+    /// Waits until every node shows these values under these keys.
+    pub fn shows(&self, held: &[(&str, &str)]) {
+        for node in self.alive() {
+            held.iter().for_each(|(key, value)| shows(node, key, Some(value)));
+        }
     }
 
     pub fn alive(&self) -> impl Iterator<Item = &Node> {

@@ -218,8 +218,7 @@ fn a_node_that_was_set_back_takes_a_new_id_and_keeps_its_data() {
     cluster.kill(1);
     std::fs::remove_dir_all(cluster.dir(1)).unwrap();
     copy(&backup, &cluster.dir(1));
-    // Nobody tells it whom to join: it asks those that it knows.
-    cluster.nodes[1] = Some(Node::launch(Node::command(&cluster.dir(1), &[])).expect("it serves"));
+    cluster.up_untold(1);
     cluster.settle();
     assert_ne!(id(cluster.node(1)), old);
     wait_until(SETTLED, "the old id is no member any more", || state(cluster.node(0), &old) == "none");
@@ -365,16 +364,39 @@ fn a_node_leaves_and_may_join_again() {
 /// that others know. No disk that has what was acknowledged may lose it for that.
 #[test]
 fn what_a_disk_has_stays_though_its_name_was_given_twice() {
+    let cluster = name_given_twice(|_| {});
+    cluster.shows(&[("old", "x"), ("first", "y"), ("second", "z")]);
+}
+
+/// The same, and what the others have forgotten meanwhile has it sent everything: what it took before anybody could tell it
+/// may go then, and nothing else.
+#[test]
+fn what_a_disk_has_stays_though_a_sweep_takes_the_other_of_one_name() {
+    let cluster = name_given_twice(|cluster| {
+        put(cluster.node(0), "gone?w=2", "x");
+        assert_eq!(cluster.node(0).request("DELETE", "/key/gone?w=2", "").status, 200);
+        let (address, id) = (cluster.node(0).address, id(cluster.node(0)));
+        wait_until(SETTLED, "it is forgotten", || {
+            let stats = get(address, "/stats");
+            stats["floor"][&id] == stats["version_vector"][&id]
+        });
+    });
+    cluster.shows(&[("old", "x"), ("first", "y")]);
+    let told = cluster.node(0).log();
+    assert!(told.contains("it is sent everything"), "else this test shows nothing: {told}");
+}
+
+/// Two nodes; the second was set back in place, to before it wrote `first`, and wrote `second` under the same name. `meanwhile`
+/// is what the cluster does before the second is set back.
+fn name_given_twice(meanwhile: impl FnOnce(&Cluster)) -> Cluster {
     let mut cluster = Cluster::start(2);
     put(cluster.node(1), "old?w=2", "x");
     cluster.kill(1);
     let backup = cluster.dir(1).with_extension("backup");
     copy(&cluster.dir(1), &backup);
-    let alone = |cluster: &mut Cluster| {
-        cluster.nodes[1] = Some(Node::launch(Node::command(&cluster.dir(1), &[])).expect("it serves"));
-    };
-    alone(&mut cluster);
+    cluster.up_untold(1);
     let first = put(cluster.node(1), "first?w=2", "y").json()["version"].clone();
+    meanwhile(&cluster);
     cluster.kill(1);
     cluster.kill(0);
     let files = |dir: &Path| {
@@ -387,16 +409,12 @@ fn what_a_disk_has_stays_though_its_name_was_given_twice() {
             Err(_) => std::fs::remove_file(cluster.dir(1).join(&file)).unwrap(),
         }
     }
-    alone(&mut cluster);
+    cluster.up_untold(1);
     let second = put(cluster.node(1), "second", "z").json()["version"].clone();
     assert_eq!(first, second, "else this test shows nothing");
     cluster.up(0);
     cluster.settle();
-    for node in cluster.alive() {
-        for (key, value) in [("old", "x"), ("first", "y"), ("second", "z")] {
-            shows(node, key, Some(value));
-        }
-    }
+    cluster
 }
 
 /// What only one node has does not go with it.

@@ -1,7 +1,7 @@
 //! Who belongs: starting, meeting, joining, leaving, eviction, and machines that come back with less than they had.
 //!
-//! Membership is data (`Kind::Membership`), and travels like all data. What is done here repeats `network/join.rs`,
-//! `network/keeper.rs` and `Network::leave`. Two things are assumed of who sets a disk back, and said in
+//! Membership is data (`Kind::Membership`), and travels like all data. What is done here repeats `network/meet.rs`,
+//! `network/join.rs`, `network/keeper.rs` and `Network::leave`. Two things are assumed of who sets a disk back, and said in
 //! `docs/replication.md`: nothing of the machine's former life is still under way, and it does not serve before it has met
 //! somebody who knows what it has lost, if there is anybody.
 

@@ -1,0 +1,190 @@
+//! A start: goes back to those that are known from before, and finds out by them what this node is before it takes a write.
+//!
+//! It may have been set back, evicted, or copied; or it left as it stopped. What it finds is said once, in the log. It never
+//! serves under an id whose names another process may have given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::Error;
+use super::join::ask_to_join;
+use super::wire::{Message, Refusal, Reply};
+use super::{House, NOWHERE};
+use crate::exit::Exit;
+use crate::limits::CONTACT_MS;
+use crate::replica::{Frame, NodeId};
+use crate::storage::{self, Action};
+
+/// Asks the members that are known from before what they have of this node: before it takes a single write it must know
+/// whether it was rolled back, or whether it still belongs. What comes back are the addresses by which it is to join: of
+/// members that no longer know it and did not take it in at once.
+pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
+    if house.store.cluster() == NOWHERE {
+        if house.store.is_copy() {
+            renew(house, "this data directory is a copy, and belongs to no cluster").await?;
+        }
+        return match house.store.back_to()? {
+            Some(addresses) => Ok(come_back(house, addresses).await?),
+            None if house.settings.join.is_empty() => Err(storage::Error::Refused(
+                "this node has left its cluster: give the address of a member to join, or another --data-dir"
+                    .into(),
+            )
+            .into()),
+            None => Ok(Vec::new()),
+        };
+    }
+    let others = house.others();
+    let copied = house.store.is_copy();
+    if copied {
+        look_for_original(house).await;
+    }
+    let mut heard = 0;
+    let mut answers = tokio::task::JoinSet::new();
+    for id in others.iter().copied() {
+        let house = house.clone();
+        answers.spawn(async move { (id, greet(&house, id).await) });
+    }
+    let deadline = tokio::time::sleep(Duration::from_millis(CONTACT_MS));
+    tokio::pin!(deadline);
+    let (mut strangers, mut renewed) = (Vec::new(), false);
+    loop {
+        let answer = tokio::select! {
+            answer = answers.join_next() => answer,
+            () = &mut deadline => None,
+        };
+        let Some(answer) = answer else { break };
+        match answer {
+            Ok((id, Err(Error::Refused(Refusal::RolledBack(_))))) => {
+                renew(house, "this node holds less of its own writes than others: it was rolled back")
+                    .await?;
+                renewed = true;
+                // Nobody knows the new one yet: any member may take it in, the one that answered first.
+                strangers = others.iter().copied().filter(|other| *other != id).collect();
+                strangers.insert(0, id);
+                break;
+            }
+            Ok((id, Err(Error::Refused(Refusal::Twin)))) => {
+                house.give_up(id, &Refusal::Twin);
+            }
+            Ok((id, Err(Error::Refused(Refusal::Stranger)))) => strangers.push(id),
+            // It may be starting as well; who stays away is told of later.
+            Ok((
+                id,
+                Err(error @ (Error::Unreachable(_) | Error::Own | Error::Refused(Refusal::NotNow(_)))),
+            )) => {
+                log::info!("member {id} can't be reached yet: {error}");
+            }
+            Ok((id, Err(error))) => log::warn!("member {id} can't be reached: {error}"),
+            Ok((_, Ok(()))) => heard += 1,
+            Err(_) => {}
+        }
+    }
+    if copied && others.is_empty() {
+        let old = house.store.me();
+        renew(
+            house,
+            "this data directory is a copy, and there is nobody to ask what else the node has written",
+        )
+        .await?;
+        // Nobody knows it who could miss it.
+        if house.record(old.0.to_be_bytes().to_vec(), Action::Delete).await.is_ok() {
+            let _ = house.store.forget_former().await;
+        }
+    } else if copied && !renewed && heard < others.len() {
+        let why = "this data directory is a copy, and not every member could be asked what it knows of the node's writes";
+        renew(house, why).await?;
+        (renewed, strangers) = (true, others);
+    }
+    // Whom nobody knows any more joins again.
+    if !strangers.is_empty() && !renewed {
+        log::warn!("the other members no longer know this node: it was evicted, and joins again");
+    }
+    let mut addresses = Vec::new();
+    for id in strangers {
+        let Some(address) = house.reach(id).await else { continue };
+        if ask_to_join(house, &address).await.is_ok() {
+            return Ok(Vec::new());
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+/// The node writes under another id from now on: some of its old one's writes may be elsewhere only, and their names must not
+/// be given twice. The record of the old id goes when nobody goes by it: see the keeper.
+async fn renew(house: &House, why: &str) -> Result<(), Error> {
+    let new = NodeId((house.settings.random)().max(1));
+    log::error!("{why}. It goes on as node {new}; its data stays, what it lacks comes from the others");
+    let done = house.store.renew(new).await;
+    Ok(done.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?)
+}
+
+/// Ends the process if another one runs under this node's id, where the node was last known to be.
+async fn look_for_original(house: &House) {
+    let me = house.store.me();
+    let Some(member) = house.member(me).await.filter(|member| member.address != house.address()) else {
+        return;
+    };
+    if let Err(Error::Refused(Refusal::Twin)) = greet_at(house, me, &member.address).await {
+        let directory = house.store.directory_shown();
+        let why = format!(
+            "{directory} is a copy of the data directory of node {me}, which runs at {}: give each node a directory of its \
+             own, made by the node itself",
+            member.address
+        );
+        storage::end_process(Exit::Refused, &why);
+    }
+}
+
+/// A node that left as it stopped goes back to those that it knew; when none of them takes it in, as none does when all left,
+/// it begins their cluster again. The addresses are those by which it is to join them all the same.
+async fn come_back(house: &House, left_there: Vec<String>) -> Result<Vec<String>, Error> {
+    let mut addresses = house.settings.join.clone();
+    addresses.extend(left_there);
+    for id in house.others() {
+        addresses.extend(house.reach(id).await);
+    }
+    addresses.sort();
+    addresses.dedup();
+    let asked = async {
+        for address in &addresses {
+            if ask_to_join(house, address).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    };
+    if tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await == Ok(true) {
+        return Ok(Vec::new());
+    }
+    let left = house
+        .store
+        .left()?
+        .ok_or_else(|| storage::Error::Damaged("which cluster it left is not there".into()))?;
+    log::warn!(
+        "this node left cluster {left} when it stopped, and none of its members takes it in now: it begins it again with the \
+         data that is here"
+    );
+    let adopted = house.store.adopt(left).await;
+    adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
+    Ok(addresses)
+}
+
+/// A frame that holds nothing: the answer tells all.
+async fn greet(house: &House, id: NodeId) -> Result<(), Error> {
+    match house.reach(id).await {
+        Some(address) => greet_at(house, id, &address).await,
+        None => Err(Error::Unreachable("its address is not known".into())),
+    }
+}
+
+async fn greet_at(house: &House, id: NodeId, address: &str) -> Result<(), Error> {
+    let published = house.store.published();
+    let (vv, digest) = (published.vv.clone(), published.totals.digest);
+    let frame = Frame { sender: house.store.me(), vv, digest, ranges: Vec::new(), entries: Vec::new() };
+    let (_, reply) = house.ask(address, Message::Frame(id, frame)).await?;
+    if let Reply::Have(vv) = reply {
+        house.store.acknowledge(id, &vv);
+    }
+    Ok(())
+}

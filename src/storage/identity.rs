@@ -1,0 +1,161 @@
+//! Who this node is and where it belongs: rows of the `meta` tree, which no peer ever sees.
+//!
+//! The committer writes them, between two commits; they are on the disk before anybody is told. What follows from them is the
+//! network's to decide.
+
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+
+use super::committer::Message;
+use super::directory::Directory;
+use super::trees::{Trees, meta};
+use super::{Error, Rejection, Store, fatal_if_failed};
+use crate::replica::{NodeId, VersionVector};
+
+/// Something that the node is to remember of itself.
+#[derive(Debug)]
+pub enum Note {
+    /// It belongs to this cluster.
+    Cluster(NodeId),
+    /// It belongs to none any more; it may go back by itself to those who are reached here.
+    Nowhere { back_to: Option<Vec<String>> },
+    /// It writes under this id; the one before is its former one.
+    Node(NodeId),
+    /// Its former id need not be remembered.
+    NoFormer,
+    /// It has not yet got what its cluster had when it was taken in; or it has.
+    Arriving(Option<VersionVector>),
+    /// These files, made at that time, are where it writes under its id.
+    Here([u8; 12]),
+}
+
+impl Note {
+    /// On the disk when this comes back. Blocks.
+    pub fn write(&self, trees: &Trees) -> Result<(), Error> {
+        match self {
+            Note::Cluster(id) => drop(trees.meta.insert(meta::CLUSTER, &id.0.to_be_bytes())?),
+            Note::Nowhere { .. } if trees.id(meta::CLUSTER)? == NodeId::NOBODY.0 => {}
+            Note::Nowhere { back_to } => {
+                match back_to {
+                    Some(addresses) => trees.meta.insert(meta::BACK_TO, addresses.join("\n").into_bytes())?,
+                    None => trees.meta.remove(meta::BACK_TO)?,
+                };
+                trees.meta.remove(meta::ARRIVING)?;
+                replace(trees, meta::CLUSTER, NodeId::NOBODY, meta::LEFT)?;
+            }
+            Note::Node(id) => replace(trees, meta::NODE, *id, meta::FORMER)?,
+            Note::NoFormer => drop(trees.meta.remove(meta::FORMER)?),
+            Note::Arriving(Some(goal)) => {
+                trees.meta.insert(meta::ARRIVING, goal.to_string().into_bytes())?;
+            }
+            Note::Arriving(None) => drop(trees.meta.remove(meta::ARRIVING)?),
+            Note::Here(birth) => drop(trees.meta.insert(meta::BIRTH, birth)?),
+        }
+        trees.db.flush()?;
+        Ok(())
+    }
+}
+
+/// What it was is written first: a crash in between leaves it true, if early.
+fn replace(trees: &Trees, row: &[u8], id: NodeId, before: &[u8]) -> Result<(), Error> {
+    trees.meta.insert(before, &trees.id(row)?.to_be_bytes())?;
+    trees.meta.insert(row, &id.0.to_be_bytes())?;
+    Ok(())
+}
+
+/// Whether the files are those in which the node wrote before.
+pub struct Birth {
+    copied: bool,
+    /// When they were made, if that is not yet noted.
+    to_note: Option<[u8; 12]>,
+}
+
+impl Birth {
+    /// Compares when the files were made with what was noted.
+    pub fn of(directory: &Directory, trees: &Trees) -> Result<Birth, Error> {
+        let (now, noted) = (directory.birth(), trees.meta.get(meta::BIRTH)?);
+        let copied = noted.as_ref().is_some_and(|noted| now.is_some_and(|now| *noted != now));
+        Ok(Birth { copied, to_note: now.filter(|_| copied || noted.is_none()) })
+    }
+}
+
+impl Store {
+    /// From now on the store belongs to this cluster; on the disk when this comes back.
+    pub async fn adopt(&self, cluster: NodeId) -> Result<(), Rejection> {
+        self.note(Note::Cluster(cluster)).await?;
+        self.0.cluster.store(cluster.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// From now on the store belongs to no cluster; on the disk when this comes back.
+    pub async fn leave(&self, back_to: Option<Vec<String>>) -> Result<(), Rejection> {
+        self.note(Note::Nowhere { back_to }).await?;
+        self.0.cluster.store(NodeId::NOBODY.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// The cluster that the node has left, if it belongs to none now.
+    pub fn left(&self) -> Result<Option<NodeId>, Error> {
+        let left = fatal_if_failed(self.0.trees.id_if_any(meta::LEFT))?;
+        Ok(left.map(NodeId).filter(|_| self.cluster() == NodeId::NOBODY))
+    }
+
+    /// To which addresses the node, having left, goes back by itself, if it does.
+    pub fn back_to(&self) -> Result<Option<Vec<String>>, Error> {
+        Ok(self.text(meta::BACK_TO)?.map(|text| text.lines().map(str::to_owned).collect()))
+    }
+
+    /// From now on the node writes under this id; on the disk when this comes back. Nobody may write meanwhile.
+    pub async fn renew(&self, me: NodeId) -> Result<(), Rejection> {
+        self.note(Note::Node(me)).await?;
+        self.0.me.store(me.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// The id under which the node wrote before it was found to be set back.
+    pub fn former(&self) -> Result<Option<NodeId>, Error> {
+        Ok(fatal_if_failed(self.0.trees.id_if_any(meta::FORMER))?.map(NodeId).filter(|id| *id != self.me()))
+    }
+
+    /// The former id is nobody's any more, or another's.
+    pub async fn forget_former(&self) -> Result<(), Rejection> {
+        self.note(Note::NoFormer).await
+    }
+
+    /// The node has not arrived before it has this, or it has arrived; on the disk when this comes back.
+    pub async fn arrive(&self, goal: Option<VersionVector>) -> Result<(), Rejection> {
+        self.note(Note::Arriving(goal)).await
+    }
+
+    /// What the node has to get before it has arrived, if it has not.
+    pub fn arriving(&self) -> Result<Option<VersionVector>, Error> {
+        let goal = self.text(meta::ARRIVING)?.and_then(|text| text.parse().ok());
+        Ok(goal.filter(|goal| !self.published().vv.covers_all(goal)))
+    }
+
+    /// Are the files a copy of those in which the node last wrote under its id? A copy that keeps even the time at which a
+    /// file was made, as one of a whole disk does, can't be told.
+    pub fn is_copy(&self) -> bool {
+        self.0.birth.copied
+    }
+
+    /// From now on these files are where the node writes under its id; on the disk when this comes back.
+    pub async fn settle_here(&self) -> Result<(), Rejection> {
+        match self.0.birth.to_note {
+            Some(birth) => self.note(Note::Here(birth)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn note(&self, note: Note) -> Result<(), Rejection> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::Note(note, reply)).await?;
+        answer.await.unwrap_or(Err(Rejection::Stopping))
+    }
+
+    fn text(&self, row: &[u8]) -> Result<Option<String>, Error> {
+        let text = fatal_if_failed(self.0.trees.meta.get(row).map_err(Error::from))?;
+        Ok(text.map(|text| String::from_utf8_lossy(&text).into_owned()))
+    }
+}
