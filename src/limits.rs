@@ -279,3 +279,6 @@ pub const UNEQUAL_LOOKS: u32 = 20;
 /// First and longest pause between comparisons of everything with one member, in ms: what one has not mended, the next one
 /// rarely does, and each reads every key.
 pub const COMPARE_PAUSE_MS: (u64, u64) = (60_000, 3_600_000);
+
+/// Processes remembered of each peer: a message may be late by some restarts.
+pub const RUNS_KEPT: usize = 16;

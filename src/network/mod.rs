@@ -16,6 +16,7 @@ mod keeper;
 mod meet;
 mod pulse;
 mod routes;
+mod runs;
 mod secret;
 mod shipper;
 mod swim;
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use error::Error;
 pub use routes::{Denied, answer};
+pub use runs::Runs;
 pub use secret::Secret;
 pub use wire::PROTOCOL;
 
@@ -112,7 +114,7 @@ struct House {
     /// Where others reach this node, as far as it knows.
     address: Mutex<String>,
     /// The process that speaks for each peer, and those before it.
-    runs: Mutex<BTreeMap<NodeId, Vec<u64>>>,
+    runs: Mutex<Runs>,
     /// While this node looks for a cluster: who else does.
     rivals: Mutex<Rivals>,
     /// Held while the node may come to belong to another cluster.
@@ -141,7 +143,7 @@ impl Network {
             client: Client::new(settings.secret.clone())?,
             run: (settings.random)(),
             address: Mutex::new(join::first_address(&store, &settings).await),
-            runs: Mutex::new(BTreeMap::new()),
+            runs: Mutex::new(Runs::default()),
             rivals: Mutex::new(Rivals::default()),
             adopting: tokio::sync::Mutex::new(()),
             sweeper: Mutex::new(None),
@@ -261,6 +263,10 @@ impl House {
         if from == self.store.me() && run == self.run {
             return Err(Error::Own);
         }
+        if self.store.is_member(from) {
+            // Before what it says is noted: it may be another process than the one that said something else.
+            self.hear(from, run);
+        }
         self.seen(from, now_ms, address);
         match body {
             Reply::Refused(refusal) => Err(refusal.into()),
@@ -352,21 +358,14 @@ impl House {
         members
     }
 
-    /// Is this the newest process that speaks for a node? One that comes back behind its successor is a twin.
-    fn is_twin(&self, peer: NodeId, run: u64) -> bool {
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = runs.entry(peer).or_default();
-        if known.last() == Some(&run) {
-            return false;
-        }
-        // Once may be a message of its own that was late.
-        if known.iter().filter(|known| **known == run).count() > 1 {
-            return true;
-        }
-        known.push(run);
-        let more = known.len().saturating_sub(RUNS_KEPT);
-        known.drain(..more);
-        false
+    /// A process speaks for a member: how many of its own events it must have, at least; `None` when it is a twin.
+    fn hear(&self, peer: NodeId, run: u64) -> Option<u64> {
+        // What it has said may not have come here: pieces of a sweep that was never finished told of it.
+        let told = || {
+            let said = self.store.said_by(peer).map_or(0, |said| said.vv.get(peer));
+            said.max(self.store.published().vv.get(peer))
+        };
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).hear(peer, run, told)
     }
 }
 
@@ -377,6 +376,3 @@ fn is_concrete(address: &str) -> bool {
 
 /// Packets of SWIM that may wait for their turn; more are lost.
 const BEATS_MAX: usize = 256;
-
-/// Processes remembered of each peer.
-const RUNS_KEPT: usize = 16;

@@ -108,9 +108,15 @@ impl House {
             let own = run == self.run;
             return Reply::Refused(if own { Refusal::OtherNode(me) } else { Refusal::Twin });
         }
-        if self.store.is_member(from) && self.is_twin(from, run) {
-            log::error!("two processes run under the node id {from}: one of them on a copied data directory");
-            return Reply::Refused(Refusal::Twin);
+        let mut least = 0;
+        if self.store.is_member(from) {
+            let Some(heard) = self.hear(from, run) else {
+                log::error!(
+                    "two processes run under the node id {from}: one of them on a copied data directory"
+                );
+                return Reply::Refused(Refusal::Twin);
+            };
+            least = heard;
         }
         let taken = match body {
             Message::Join(join) => return self.take_in((from, cluster), join, seen_as, reached_as).await,
@@ -128,7 +134,9 @@ impl House {
             }
             Message::Frame(to, frame) => {
                 let whose = (cluster, from, to, frame.sender);
-                if let Err(refusal) = self.admits(whose, &frame.vv).and_then(|()| checked(frame.check())) {
+                if let Err(refusal) =
+                    self.admits(whose, &frame.vv, least).and_then(|()| checked(frame.check()))
+                {
                     return Reply::Refused(refusal);
                 }
                 self.seen(from, now_ms, address);
@@ -145,7 +153,7 @@ impl House {
                 let ok = match sweep.compares() {
                     true => self.knows((cluster, from, to)).and_then(|()| own(sweep.sender, from)),
                     false => self
-                        .admits(whose, &sweep.vv)
+                        .admits(whose, &sweep.vv, least)
                         .and_then(|()| self.one_sweeper(from, sweep.through.is_none())),
                 };
                 if let Err(refusal) = ok.and_then(|()| checked(sweep.check())) {
@@ -163,23 +171,20 @@ impl House {
         }
     }
 
-    /// May this be taken in at all?
+    /// May this be taken in at all? Its sender must have `least` of its own events.
     fn admits(
         &self,
         (cluster, from, to, sender): (NodeId, NodeId, NodeId, NodeId),
         its_vv: &VersionVector,
+        least: u64,
     ) -> Result<(), Refusal> {
         self.knows((cluster, from, to))?;
         own(sender, from)?;
-        let me = self.store.me();
-        let published = self.store.published();
-        let vv = &published.vv;
-        // What it has said may not have come here: pieces of a sweep that was never finished told of it.
-        let told = self.store.said_by(from).map_or(0, |said| said.vv.get(from)).max(vv.get(from));
-        if its_vv.get(from) < told {
-            return Err(Refusal::RolledBack(told));
+        if its_vv.get(from) < least {
+            return Err(Refusal::RolledBack(least));
         }
-        if its_vv.get(me) > vv.get(me) {
+        let me = self.store.me();
+        if its_vv.get(me) > self.store.published().vv.get(me) {
             log::error!("member {from} knows newer writes of this node than this node itself");
             self.give_up(from, &Refusal::RolledBack(its_vv.get(me)));
         }

@@ -22,7 +22,8 @@ impl World {
     /// A process starts; `join` is whom the operator told it to join by. It serves at the end, or it is not there.
     pub fn start(&mut self, at: usize, join: Option<usize>) {
         let now_ms = self.now(at);
-        self.machines[at].start(now_ms);
+        self.letters += 1;
+        self.machines[at].start(self.letters, now_ms);
         let mut sponsors = self.meet(at);
         if let Some(join) = join {
             sponsors.insert(0, join);
@@ -91,13 +92,16 @@ impl World {
             }
             let (me, vv) = (self.machines[at].me(), self.machines[at].disk.vv.clone());
             let digest = self.machines[at].disk.totals.digest;
+            let run = self.machines[at].process().run;
             let (ranges, entries) = (Vec::new(), Vec::new());
             let mail = Mail::Frame(Frame { sender: me, vv: vv.clone(), digest, ranges, entries });
             let (its_now, my_now) = (self.now(home), self.now(at));
-            match self.admits(home, peer, &mail) {
+            match self.admits(home, peer, run, &mail) {
                 Ok(()) => {
                     self.machines[home].process().heard.say(me, &vv, its_now);
-                    let theirs = self.machines[home].disk.vv.clone();
+                    let (theirs, its_run) =
+                        (self.machines[home].disk.vv.clone(), self.machines[home].process().run);
+                    self.machines[at].hears(peer, its_run);
                     self.machines[at].process().heard.say(peer, &theirs, my_now);
                 }
                 Err(Some(Refusal::RolledBack(_))) => {

@@ -14,6 +14,8 @@ pub struct Letter {
     pub to: usize,
     /// Names a question; its answer has the same.
     pub number: u64,
+    /// The process that wrote it.
+    pub run: u64,
     pub body: Body,
 }
 

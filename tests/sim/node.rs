@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynarust::limits::CLOCK_AHEAD_MS_MAX;
+use dynarust::network::Runs;
 use dynarust::replica::{
     Bounds, Courier, Dot, Frame, Hlc, Kind, NodeId, Place, Replaces, Replica, Sweep, Trees, Unit, Value,
     VersionVector, Write,
@@ -57,6 +58,10 @@ pub struct Process {
     pub lines: BTreeMap<NodeId, Line>,
     /// The id under which it wrote before it was found to be set back.
     pub former: Option<NodeId>,
+    /// Names it among all that ever ran.
+    pub run: u64,
+    /// The processes that have spoken to it for each member.
+    pub runs: Runs,
     /// Who took it in.
     pub sponsor: Option<(usize, NodeId)>,
     /// The event by which it leaves, once it was asked to.
@@ -116,7 +121,7 @@ impl Node {
     }
 
     /// A new process reads what the last one left.
-    pub fn start(&mut self, now_ms: u64) {
+    pub fn start(&mut self, run: u64, now_ms: u64) {
         let mut process = Process {
             replica: self.disk.replica(),
             heard: Heard::new(now_ms),
@@ -125,6 +130,8 @@ impl Node {
             pass: Pass::default(),
             lines: BTreeMap::new(),
             former: None,
+            run,
+            runs: Runs::default(),
             sponsor: None,
             leaving: None,
             sweeper: None,
@@ -138,6 +145,15 @@ impl Node {
     pub fn stop(&mut self) {
         self.process = None;
         self.serves = false;
+    }
+
+    /// A member's process speaks: how many of its own events it must have, as `network/mod.rs` finds it.
+    pub fn hears(&mut self, peer: NodeId, run: u64) -> u64 {
+        let had = self.disk.vv.get(peer);
+        let process = self.process();
+        let said = process.heard.of(peer).map_or(0, |said| said.vv.get(peer));
+        // Old letters come again here as often as chance will have it: two processes at a time are another test's affair.
+        process.runs.hear(peer, run, || said.max(had)).unwrap_or(0)
     }
 
     /// From now on it has another id.

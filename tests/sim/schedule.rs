@@ -37,6 +37,7 @@ pub fn run(seed: u64) -> End {
         oracle: Oracle::default(),
         now_ms: 1_000_000_000,
         letters: 0,
+        heard_first: BTreeMap::new(),
         counts: Counts::default(),
         peace: false,
         lost: false,

@@ -23,6 +23,8 @@ pub struct World {
     pub oracle: Oracle,
     pub now_ms: u64,
     pub letters: u64,
+    /// By the processes that hear and speak: what the one that speaks had of its own when the other first heard of it.
+    pub heard_first: BTreeMap<(u64, u64, NodeId), u64>,
     pub counts: Counts,
     /// No more faults.
     pub peace: bool,
@@ -197,11 +199,13 @@ impl World {
         let mail = node.mail(to, bounds, early, now_ms);
         let said = node.process().heard.all().remove(&to).unwrap_or_default().vv;
         self.letters += 1;
-        let line = node.process().lines.get_mut(&to).expect("it is there");
+        let process = node.process();
+        let run = process.run;
+        let line = process.lines.get_mut(&to).expect("it is there");
         line.waits = Some((self.letters, now_ms, said));
         self.counts.sweeps += u64::from(!was && matches!(&mail, Mail::Sweep(piece) if !piece.compares()));
         let home = self.homes[&to];
-        self.network.post(Letter { from, to: home, number: self.letters, body: Body::Ask(to, mail) });
+        self.network.post(Letter { from, to: home, number: self.letters, run, body: Body::Ask(to, mail) });
     }
 
     /// Something that is under way arrives, if anything does.
@@ -236,9 +240,10 @@ impl World {
             if !self.machines[to].serves {
                 return Vec::new(); // nobody is there
             }
-            let Letter { from, number, body: Body::Ask(whom, mail), .. } = letter else { continue };
-            let answer = |body| Letter { from: to, to: from, number, body };
-            match self.admits(to, whom, &mail) {
+            let Letter { from, number, run, body: Body::Ask(whom, mail), .. } = letter else { continue };
+            let my_run = self.machines[to].process().run;
+            let answer = |body| Letter { from: to, to: from, number, run: my_run, body };
+            match self.admits(to, whom, run, &mail) {
                 Ok(()) => {}
                 Err(Some(refusal)) => {
                     answers.push(answer(Body::Refused(refusal)));
@@ -298,7 +303,7 @@ impl World {
     }
 
     /// May this be taken in? As `network/routes.rs` decides it; `None` when the node finds that it was itself set back.
-    pub fn admits(&mut self, at: usize, whom: NodeId, mail: &Mail) -> Result<(), Option<Refusal>> {
+    pub fn admits(&mut self, at: usize, whom: NodeId, run: u64, mail: &Mail) -> Result<(), Option<Refusal>> {
         let (from, its_vv) = (mail.sender(), mail.vv());
         let node = &mut self.machines[at];
         let me = node.me();
@@ -308,14 +313,23 @@ impl World {
         if !node.others().contains(&from) {
             return Err(Some(Refusal::Stranger));
         }
+        let least = node.hears(from, run);
+        let (my_run, sender) = (node.process().run, &self.machines[self.homes[&from]]);
+        let had = sender.disk.vv.get(from);
+        let first = *self.heard_first.entry((my_run, run, from)).or_insert(had);
+        // What was under way then may be behind it; later messages must not be, or a sweep would never come to its end.
+        let speaks = sender.process.as_ref().is_some_and(|process| process.run == run);
+        assert!(
+            !speaks || least <= first || had < least,
+            "{from} was not set back, and is refused as if it were"
+        );
         if matches!(mail, Mail::Sweep(sweep) if sweep.compares()) {
             return Ok(()); // a comparison says nothing of what its sender has
         }
-        let said = node.process().heard.of(from).map_or(0, |said| said.vv.get(from));
-        let told = said.max(node.disk.vv.get(from));
-        if its_vv.get(from) < told {
-            return Err(Some(Refusal::RolledBack(told)));
+        if its_vv.get(from) < least {
+            return Err(Some(Refusal::RolledBack(least)));
         }
+        let node = &mut self.machines[at];
         if its_vv.get(me) > node.disk.vv.get(me) {
             node.stop();
             return Err(None);
@@ -331,6 +345,9 @@ impl World {
             return;
         }
         let (me, vv) = (node.me(), node.disk.vv.clone());
+        if let Body::Have(from, _) = &letter.body {
+            node.hears(*from, letter.run);
+        }
         let process = node.process();
         let waiting =
             |line: &&mut Line| line.waits.as_ref().is_some_and(|(number, ..)| *number == letter.number);
