@@ -191,8 +191,8 @@ pub const FULL_QUEUE_PAUSE_MS: u64 = 5;
 pub const FRAME_EVENTS_MAX: u64 = 4_096;
 /// Bytes of all entries of one frame or piece of a sweep, about; a larger entry travels alone.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
-/// Keys of one piece of a sweep.
-pub const SWEEP_KEYS_MAX: u64 = 2_048;
+/// Keys of one piece of a sweep: each is a commit there and some milliseconds of reading here, and clients of both wait behind them.
+pub const SWEEP_KEYS_MAX: u64 = 512;
 
 /// Largest body of a message between nodes: an entry travels whole, with as many siblings as it may have.
 pub const PEER_BODY_BYTES_MAX: usize = 512 << 20;
@@ -279,6 +279,11 @@ pub const UNEQUAL_LOOKS: u32 = 20;
 /// First and longest pause between comparisons of everything with one member, in ms: what one has not mended, the next one
 /// rarely does, and each reads every key.
 pub const COMPARE_PAUSE_MS: (u64, u64) = (60_000, 3_600_000);
+
+/// A member that lacks at least so many events, and so many times as many as there are keys, is sent everything instead of the
+/// events. A key of a sweep takes about as long as two events; fewer events are over within a second either way, and leave the
+/// member's log whole.
+pub const SWEEP_RATHER_EVENTS: (u64, u64) = (65_536, 4);
 
 /// Processes remembered of each peer: a message may be late by some restarts.
 pub const RUNS_KEPT: usize = 16;

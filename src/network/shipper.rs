@@ -193,8 +193,11 @@ impl Shipper {
                     self.courier.met();
                     return Ok(Message::Frame(self.peer, frame));
                 }
-                Next::Sweep { target } => {
-                    log::info!("member {} lacks more than the log has: it is sent everything", self.peer);
+                Next::Sweep { target, rather } => {
+                    let what =
+                        rather.map(|events| format!("{events} events, so many that everything takes less"));
+                    let what = what.unwrap_or_else(|| "more than the log has".into());
+                    log::info!("member {} lacks {what}: it is sent everything", self.peer);
                     self.courier.begin_sweep(target);
                 }
             }

@@ -10,7 +10,7 @@ use super::frame::{Bound, Bounds, Frame, Range, Sweep, size};
 use super::unit::{Place, Unit};
 use super::vector::VersionVector;
 use super::{Kind, Replica, Trees};
-use crate::limits::{SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
+use crate::limits::{SWEEP_RATHER_EVENTS, SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
 
 /// How far a receiver is in a sweep: lost with the process, for then the sweep begins anew. Under the keys up to `through`
 /// everything up to `target` is incorporated: a version that comes late from elsewhere, and was not listed, is dead.
@@ -25,6 +25,15 @@ impl Replica {
     /// may hold what everybody here has forgotten.
     pub fn must_sweep(&self, have: &VersionVector, concerns: impl Fn(NodeId) -> bool) -> bool {
         self.floor.iter().any(|dot| concerns(dot.origin) && !have.covers(dot))
+    }
+
+    /// Does a peer that has `have` lack so many events of these origins that everything takes less to send? Most of them would be
+    /// of keys that are sent again and again: so many for whoever was away while a few keys were written often. If so, how many.
+    pub fn rather_sweeps(&self, have: &VersionVector, only: impl Fn(NodeId) -> bool) -> Option<u64> {
+        let ours = self.vv.iter().filter(|dot| only(dot.origin));
+        let lacks: u64 = ours.map(|dot| dot.seq.saturating_sub(have.get(dot.origin))).sum();
+        let (least, times) = SWEEP_RATHER_EVENTS;
+        (lacks >= least && lacks / times >= self.totals.keys).then_some(lacks)
     }
 
     /// Rule 2: the next frame for a peer that has `have` and needs no sweep; `only` narrows it to some origins.

@@ -71,8 +71,9 @@ impl Store {
                 Some(frame) if !must_sweep(&have) => return Ok(Next::Frame(frame)),
                 _ => have.join(&said),
             }
-            if must_sweep(&have) {
-                return Ok(Next::Sweep { target: published.vv.clone() });
+            let rather = replica.rather_sweeps(&have, |origin| wants.origins.contains(&origin));
+            if must_sweep(&have) || rather.is_some() {
+                return Ok(Next::Sweep { target: published.vv.clone(), rather });
             }
             let (inner, origins, had) = (self.0.clone(), wants.origins.clone(), have.clone());
             let read = move || shipping::frame(&inner.trees, &inner.shared, &replica, &had, bounds, &origins);

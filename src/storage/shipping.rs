@@ -21,10 +21,12 @@ use crate::replica::{
 pub enum Next {
     /// Events; it may be none.
     Frame(Frame),
-    /// Everything, since the log does not reach back so far: from `target` on, piece by piece.
+    /// Everything, piece by piece: the log does not reach back so far, or it takes less than the log.
     Sweep {
         /// What it has when the sweep is over.
         target: VersionVector,
+        /// It takes less than so many events.
+        rather: Option<u64>,
     },
 }
 

@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, SETTLED, get, id, put, shows};
 use crate::support::{Client, SOON, wait_until};
+use dynarust::limits::SWEEP_RATHER_EVENTS;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -208,4 +209,34 @@ fn a_member_that_was_away_for_too_long_is_sent_everything() {
     assert!(logs.contains("lacks more than the log has"), "it was not swept: the test shows nothing");
     (0..50).for_each(|n| shows(cluster.node(2), &format!("gone{n}"), None));
     shows(cluster.node(2), &key(2_499), Some("y"));
+}
+
+/// Who was away while a few keys were written again and again is sent the keys, and not each write of them.
+#[test]
+fn many_writes_of_few_keys_are_caught_up_with_by_the_keys() {
+    const WRITERS: u64 = 16;
+    let cluster = Cluster::start(2);
+    cluster.node(1).signal(libc::SIGSTOP);
+    let address = cluster.node(0).address;
+    let each = SWEEP_RATHER_EVENTS.0 / WRITERS + 100;
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            scope.spawn(move || {
+                let mut client = Client::new(address);
+                for n in 0..each {
+                    let body = format!("{{\"value\": {n}}}");
+                    let path = format!("/key/k{writer}-{}", n % 50);
+                    let answer = client.request("PUT", &path, &[], body.as_bytes()).expect("an answer");
+                    assert!(matches!(answer.status, 200 | 201), "{}", answer.status);
+                }
+            });
+        }
+    });
+    cluster.node(1).signal(libc::SIGCONT);
+    cluster.settle();
+    let last = (each - 1).to_string();
+    let path = format!("/key/k3-{}", (each - 1) % 50);
+    assert_eq!(cluster.node(1).request("GET", &path, "").json()["value"].to_string(), last);
+    let log = cluster.node(0).log();
+    assert!(log.contains("so many that everything takes less"), "{log}");
 }

@@ -44,6 +44,36 @@ fn bad_lines_lose_nothing() {
     load.judge(&cluster);
 }
 
+/// What a node says by its answers overtakes the pieces of a sweep that it made before: nobody may take it for one that was set
+/// back, and have it begin anew.
+#[test]
+fn a_newcomer_is_sent_everything_once_while_clients_write() {
+    let proxies = [Proxy::start(), Proxy::start()];
+    let addresses = [proxies[0].address.to_string(), proxies[1].address.to_string()];
+    let mut cluster = Cluster::each(2, move |number| vec!["--advertise".into(), addresses[number].clone()]);
+    cluster.up(0);
+    proxies[0].leads_to(cluster.node(0).address);
+    // Some pieces, each of which takes a while.
+    let value = "x".repeat(10_000);
+    for n in 0..800 {
+        assert_eq!(put(cluster.node(0), &format!("large{n}"), &value).status, 201);
+    }
+    proxies[1].set(Line::Slow(Duration::from_millis(30)));
+    cluster.up(1);
+    proxies[1].leads_to(cluster.node(1).address);
+    let sweeps = || cluster.node(0).log().matches("it is sent everything").count();
+    let (before, mut written) = (sweeps(), 0);
+    wait_until(SETTLED, "it has arrived", || {
+        written += 1;
+        assert!(matches!(put(cluster.node(0), &format!("small{}", written % 8), "x").status, 200 | 201));
+        cluster.node(1).request("GET", "/ready", "").status == 200
+    });
+    assert!(written > 100, "only {written} writes meanwhile: nothing is shown");
+    assert!(sweeps() - before <= 1, "{}", cluster.node(0).log());
+    proxies[1].set(Line::Good);
+    cluster.settle();
+}
+
 /// A member hears of a write from the one that took it, and not from each other member that has it too: or a write would
 /// cost as many messages as there are pairs of members.
 #[test]

@@ -248,7 +248,7 @@ pub async fn ship(store: &Store, peer: &mut Peer, bounds: Bounds) -> bool {
             peer.take(offer, 0);
             news
         }
-        Next::Sweep { target } => {
+        Next::Sweep { target, .. } => {
             let mut place = None;
             loop {
                 let piece =
