@@ -121,6 +121,12 @@ pub const STUCK_READER_MS: u32 = 30_000;
 /// How long a stop waits for requests under way before it closes their connections: a container engine kills after 10 s.
 pub const STOP_GRACE_MS: u64 = 5_000;
 
+/// How long a node that leaves waits in all, for requests under way and for the other members: who told it to is to have an
+/// answer before he gives up, a container engine among them.
+pub const LEAVE_MS: u64 = 8_000;
+
+const _: () = assert!(STOP_GRACE_MS < LEAVE_MS);
+
 /// Default of `--commit-deadline-ms`: a commit that is not on the disk by then ends the process.
 pub const COMMIT_DEADLINE_MS_DEFAULT: u64 = 30_000;
 

@@ -61,10 +61,7 @@ pub async fn answer(
     }
     let house = door.house.get().ok_or(Denied::Starting)?;
     if request.path() == "/cluster/leave" {
-        let (reply, answer) = oneshot::channel();
-        let already = |()| Denied::Stays("it is on its way out already".into());
-        door.asks.try_send(reply).map_err(|_| already(()))?;
-        let told = answer.await.map_err(|_| already(()))?.map_err(Denied::Stays)?;
+        let told = door.askers.ask().await.map_err(|stays| Denied::Stays(stays.to_string()))?;
         let left = serde_json::json!({"left": house.store.me().to_string(), "members_that_know": told});
         return Ok(HttpResponse::Ok().json(left));
     }

@@ -11,6 +11,7 @@ mod support;
 
 mod arrivals;
 mod cluster;
+mod departures;
 mod guarantees;
 mod hosts;
 mod lines;
