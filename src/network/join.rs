@@ -192,13 +192,21 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<(), Erro
             // Who does not know the others takes them for strangers.
             let taken = house.store.take(Parcel::Sweep(roster)).await;
             taken.map_err(|e| Error::Unreachable(e.to_string()))?;
+            if house.is_out() {
+                // It knew the node already, and has yet to be told, by the node itself if by nobody else.
+                let why = "it has not heard yet that this node was evicted, or left";
+                return Err(Refusal::NotNow(why.into()).into());
+            }
             if house.peers.arrival().is_some() {
                 let noted = house.store.arrive(Some(vv.clone())).await;
                 noted.map_err(|e| Error::Unreachable(e.to_string()))?;
                 house.peers.arrive(Some(Arrival::Behind(vv)));
             }
-            // It may have been evicted here, or there.
             if !house.store.is_member(answer.from) {
+                if !house.others().is_empty() {
+                    return Err(Error::Unreadable("it was evicted from this node's cluster itself".into()));
+                }
+                // Of two each may have evicted the other.
                 let joined_at_ms = (house.settings.now_ms)();
                 let record = Member { address: address.to_owned(), joined_at_ms };
                 let key = answer.from.0.to_be_bytes().to_vec();
@@ -230,6 +238,10 @@ impl House {
         let mine = self.store.cluster();
         if mine == NOWHERE {
             return Reply::Refused(Refusal::NotNow("it has left its cluster".into()));
+        }
+        if self.is_out() {
+            // Who came in by it would be out as well.
+            return Reply::Refused(Refusal::NotNow("it is no member itself any more".into()));
         }
         if join.members <= 1 && self.peers.arrival() == Some(Arrival::Asking) {
             let mut rivals = self.rivals();

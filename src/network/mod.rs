@@ -46,7 +46,7 @@ use wire::{Envelope, Message, Reply};
 use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, RETRY_MS};
 use crate::peers::{Arrival, Member, Peers, is_wildcard};
 use crate::replica::{Kind, NodeId};
-use crate::storage::{self, Action, Condition, Rejection, Request, Store};
+use crate::storage::{self, Action, Condition, Rejection, Request, Store, Tags};
 
 /// How a node takes part in a cluster; values are valid.
 #[derive(Debug, Clone)]
@@ -151,7 +151,10 @@ impl Network {
         });
         let mut addresses = house.settings.join.clone();
         addresses.extend(meet::meet(&house).await?);
-        house.introduce().await;
+        match house.others().is_empty() {
+            true => house.enroll(Condition::default()).await,
+            false => house.introduce().await,
+        }
         let settled = house.store.settle_here().await;
         settled.map_err(|e| storage::Error::Failed(format!("can't note where the data is: {e}")))?;
         let published = house.store.published();
@@ -234,8 +237,14 @@ impl House {
         });
     }
 
-    /// This node's record says where it is reached.
+    /// This node's record says where it is reached, if there is one: whose record is gone was evicted, or is leaving, and only
+    /// who takes it in writes another.
     async fn introduce(&self) {
+        self.enroll(Condition { matches: Some(Tags::Any), ..Condition::default() }).await;
+    }
+
+    /// The same, if the record is in this state.
+    async fn enroll(&self, condition: Condition) {
         let me = self.store.me();
         let address = self.address();
         let key = me.0.to_be_bytes().to_vec();
@@ -247,16 +256,32 @@ impl House {
         }
         let joined_at_ms = known.map_or(now_ms, |member| member.joined_at_ms);
         let record = Member { address, joined_at_ms };
-        if let Err(e) = self.record(key, Action::Put(record.text(), None)).await {
-            log::warn!("this node's address could not be written into the membership: {e}");
+        match self.record_if(key, Action::Put(record.text(), None), condition).await {
+            Ok(_) | Err(Rejection::Precondition(None)) => {}
+            Err(e) => log::warn!("this node's address could not be written into the membership: {e}"),
         }
     }
 
     /// Changes a record of the roster.
     async fn record(&self, key: Vec<u8>, action: Action) -> Result<storage::Written, Rejection> {
-        let condition = Condition::default();
+        self.record_if(key, action, Condition::default()).await
+    }
+
+    /// The same, if the record is in this state.
+    async fn record_if(
+        &self,
+        key: Vec<u8>,
+        action: Action,
+        condition: Condition,
+    ) -> Result<storage::Written, Rejection> {
         let request = Request { kind: Kind::Membership, key, action, condition, token: None, room: None };
         self.store.write(request).await
+    }
+
+    /// Is this node no member of its own cluster, as far as it knows? One that is alone is one by itself, whoever was there
+    /// before.
+    fn is_out(&self) -> bool {
+        !self.store.is_member(self.store.me()) && !self.others().is_empty()
     }
 
     /// Where a member is reached: as it said last, or as the roster says.

@@ -1,6 +1,7 @@
 //! Leaving and being made to leave: who asks is told the truth, in time, and who is out stays out.
 
 use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::proxy::{Line, Proxy};
 use crate::support::{Node, Response, SOON, wait_until};
 use std::process::Command;
 use std::thread::JoinHandle;
@@ -121,4 +122,96 @@ fn a_node_that_is_alone_has_nobody_to_leave() {
     let node = Node::start(dirs.path(), &[]);
     assert_eq!(get(node.address, "/membership")["cluster"], cluster);
     shows(&node, "k", Some("x"));
+}
+
+/// Two nodes and room for a third; the second is reached by this line only.
+pub fn with_one_behind_a_line() -> (Cluster, Proxy) {
+    let line = Proxy::start();
+    let address = line.address.to_string();
+    let mut cluster = Cluster::each(3, move |number| match number {
+        1 => vec!["--advertise".into(), address.clone()],
+        _ => Vec::new(),
+    });
+    cluster.up(0);
+    cluster.up(1);
+    line.leads_to(cluster.node(1).address);
+    cluster.settle();
+    (cluster, line)
+}
+
+/// The member by which it comes back knows nothing of the eviction yet.
+#[test]
+fn an_evicted_node_comes_back_as_one_that_is_taken_in() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    cluster.up(2);
+    cluster.settle();
+    let evicted = id(cluster.node(2));
+    // Whether it hears of it itself is a matter of chance.
+    let hears = (0..30).any(|_| {
+        line.set(Line::Dead);
+        assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_millis(500) {
+            if state(cluster.node(2), &evicted) == "none" {
+                return true;
+            }
+        }
+        line.set(Line::Good);
+        cluster.kill(2);
+        cluster.up(2);
+        cluster.settle();
+        false
+    });
+    assert!(hears, "else this test shows nothing");
+    let address = cluster.node(2).address.to_string();
+    cluster.kill(0);
+    cluster.kill(2);
+    line.set(Line::Good);
+    let before = cluster.node(1).log();
+    let mut command = Command::new(crate::support::binary());
+    command.arg(&address).arg("--data-dir").arg(cluster.dir(2));
+    cluster.nodes[2] = Some(Node::launch(command).expect("it serves"));
+    let taken_in = format!("node {evicted} is a member now");
+    wait_until(SETTLED, "it is a member there", || {
+        state(cluster.node(2), &evicted) == "alive" && state(cluster.node(1), &evicted) == "alive"
+    });
+    let log = cluster.node(1).log();
+    assert!(log[before.len()..].contains(&taken_in), "{log}");
+    cluster.up(0);
+    cluster.settle();
+}
+
+/// A member that is told to join by one that was evicted, and runs on.
+#[test]
+fn nobody_brings_an_evicted_node_back() {
+    let mut cluster = Cluster::start(3);
+    let evicted = id(cluster.node(1));
+    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+    wait_until(SETTLED, "all know", || state(cluster.node(2), &evicted) == "none");
+    let address = cluster.node(1).address.to_string();
+    cluster.kill(2);
+    cluster.nodes[2] = Some(Node::start(&cluster.dir(2), &[&address]));
+    wait_until(SETTLED, "it has asked", || cluster.node(2).log().contains(&format!("by {address}")));
+    put(cluster.node(2), "k?w=2", "x");
+    shows(cluster.node(0), "k", Some("x"));
+    for number in [0, 2] {
+        assert_eq!(state(cluster.node(number), &evicted), "none", "{}", cluster.node(2).log());
+        assert_eq!(get(cluster.node(number).address, "/membership")["members"].as_array().unwrap().len(), 2);
+    }
+}
+
+/// One member has not yet heard that a node has joined: that is no eviction.
+#[test]
+fn a_node_that_one_member_does_not_know_yet_was_not_evicted() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    line.set(Line::Dead);
+    let sponsor = cluster.node(0).address.to_string();
+    cluster.nodes[2] = Some(Node::start(&cluster.dir(2), &[&sponsor]));
+    wait_until(SOON, "it is taken in", || cluster.node(2).log().contains("joined cluster"));
+    cluster.kill(2);
+    line.set(Line::Good);
+    cluster.up_untold(2);
+    cluster.settle();
+    let log = cluster.node(2).log();
+    assert!(!log.contains("was evicted"), "{log}");
 }
