@@ -15,7 +15,7 @@ use super::wire::{Join, Joined, Message, Refusal, Reply};
 use super::{House, NOWHERE, Settings, is_concrete};
 use crate::exit::Exit;
 use crate::limits::{JOIN_TOLD_MS, PEER_ANSWER_MS, ROSTER_LOOK_MS};
-use crate::peers::{Arrival, Member, canonical};
+use crate::peers::{Arrival, Liveness, Member, canonical};
 use crate::replica::{Kind, NodeId};
 use crate::storage::{self, Action, Parcel, Store};
 
@@ -72,8 +72,8 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
             };
             match answer {
                 // Whoever took it in may be gone before the others hear of it.
-                Ok(()) if arrived(&house).await => return,
-                Ok(()) => {
+                Ok(sponsor) if arrived(&house, sponsor).await => return,
+                Ok(_) => {
                     for id in house.others() {
                         others.extend(house.reach(id).await);
                     }
@@ -128,28 +128,46 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
     }
 }
 
-/// Has the node what the cluster had when it was taken in, or does it get there? `false` when nothing came for long.
-async fn arrived(house: &House) -> bool {
+/// Has the node what the cluster had when it was taken in, or does it get there; and do others know it than its sponsor? `false`
+/// when nothing came for long.
+async fn arrived(house: &House, sponsor: NodeId) -> bool {
     let (mut before, mut since) = (None, Instant::now());
-    loop {
-        let Some(Arrival::Behind(goal)) = house.peers.arrival() else { return true };
+    // Evicted, or leaving: that is for whoever starts it again.
+    while !house.is_out() {
         let published = house.store.published();
-        if published.vv.covers_all(&goal) {
-            house.peers.arrive(None);
-            // Should it not be noted, it is seen to be so at the next start.
-            let _ = house.store.arrive(None).await;
+        let mut behind = false;
+        if let Some(Arrival::Behind(goal)) = house.peers.arrival() {
+            behind = !published.vv.covers_all(&goal);
+            if !behind {
+                house.peers.arrive(None);
+                // Should it not be noted, it is seen to be so at the next start.
+                let _ = house.store.arrive(None).await;
+            }
+        }
+        if !behind && is_known_beside(house, sponsor) {
             return true;
         }
-        // What a sweep brings counts as versions before the vector shows it.
-        let now = (published.vv.clone(), published.totals);
-        if before.as_ref() != Some(&now) {
-            (before, since) = (Some(now), Instant::now());
+        // What clients of this node write is no news; of a sweep the vector shows the end only.
+        let mut vv = published.vv.clone();
+        vv.retain(|origin| origin != house.store.me());
+        let now = Some((vv, house.sweeper()));
+        if before != now {
+            (before, since) = (now, Instant::now());
         }
         if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
-            return false;
+            // A sponsor that is up has told all whom it can.
+            return !behind && house.peers.get(sponsor).liveness == Liveness::Alive;
         }
         tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
     }
+    true
+}
+
+/// Is this node known to another member than its sponsor, or is there none? Only who knows it tells it what he has.
+fn is_known_beside(house: &House, sponsor: NodeId) -> bool {
+    let mut others = house.store.said();
+    others.retain(|id, _| *id != sponsor && *id != house.store.me());
+    others.is_empty() || others.values().any(|said| !said.vv.is_empty())
 }
 
 /// Will it lead to the same machine tomorrow? A name may stand for several nodes, and lead to another one the next time.
@@ -160,8 +178,8 @@ fn is_fixed(address: &str) -> bool {
 /// How often a member that says "not now" is asked before the next one is.
 const NOT_NOW_TRIES: u32 = 50;
 
-/// Asks one member to be taken in.
-pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
+/// Asks one member to be taken in; which one did so.
+pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, Error> {
     // Two that ask each other at once must not each adopt the other's cluster.
     let _adopting = house.adopting.lock().await;
     let members = match house.store.cluster() {
@@ -214,7 +232,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<(), Erro
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
             log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
-            Ok(())
+            Ok(answer.from)
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
         Reply::Refused(refusal) => Err(refusal.into()),

@@ -206,6 +206,11 @@ impl House {
         answer.await.unwrap_or_default()
     }
 
+    /// Who is sweeping this node, and when it last sent a piece.
+    pub(super) fn sweeper(&self) -> Option<(NodeId, Instant)> {
+        *self.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One sweep at a time: several would bring the same.
     fn one_sweeper(&self, from: NodeId, last: bool) -> Result<(), Refusal> {
         let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
