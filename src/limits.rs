@@ -254,8 +254,16 @@ pub const SWIM_FORGET_MS: u64 = 600_000;
 /// How long a member has been down before the log says so, in ms: one that restarts, or has taken another id, is so for a moment.
 pub const DOWN_TOLD_MS: u64 = 5_000;
 
-/// How long an address to join by does not answer before the log warns of it, in ms: nodes are often started at the same time.
+/// How long an address to join by does not answer before the log warns of it, and before a new node begins a cluster without it,
+/// in ms: nodes are often started at the same time.
 pub const JOIN_TOLD_MS: u64 = 5_000;
+
+/// How long new nodes that wait for each other in a ring do so, in ms: longer than a chain of them takes, in which one is taken in
+/// after the other.
+pub const JOIN_DEADLOCK_MS: u64 = 60_000;
+
+/// New nodes remembered that have asked this one while it is new itself: more than start at once, but no stranger's to fill.
+pub const RIVALS_MAX: usize = 1_024;
 
 /// How long a member refuses everything before the log says so, in ms: word of one that joins, leaves or takes another id does
 /// not come to all at once.

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::wire::{Join, Joined, Message, Refusal, Reply};
 use super::{House, NOWHERE, Settings, is_concrete};
 use crate::exit::Exit;
-use crate::limits::{JOIN_TOLD_MS, PEER_ANSWER_MS, ROSTER_LOOK_MS};
+use crate::limits::{JOIN_DEADLOCK_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS};
 use crate::peers::{Arrival, Liveness, Member, canonical};
 use crate::replica::{Kind, NodeId};
 use crate::storage::{self, Action, Parcel, Store};
@@ -42,11 +42,14 @@ fn port_of(address: &str) -> Option<u16> {
 }
 
 /// Nodes that come with nothing, all with join addresses, and that nobody has taken in: if each took in whoever asked first, they
-/// would end in several clusters. So only the one with the lowest id among those who hear of each other does.
+/// would end in several clusters. So one takes others in only if all whom it asks wait for it as well, and have higher ids. Of
+/// those who wait for each other in a ring nobody does so, until it has taken too long.
 #[derive(Default)]
 pub(super) struct Rivals {
-    /// Who else was heard of in this round over all join addresses.
-    heard: BTreeSet<NodeId>,
+    /// Who was asked in this round over all join addresses, and waits as well.
+    asked: BTreeSet<NodeId>,
+    /// Who has asked this node.
+    asks: BTreeSet<NodeId>,
     /// Does this node take others in?
     founds: bool,
 }
@@ -57,7 +60,7 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
     while !addresses.is_empty() {
         let (mut own, mut others) = (BTreeSet::new(), BTreeSet::new());
         let mut unclear = false;
-        house.rivals().heard.clear();
+        house.rivals().asked.clear();
         for address in &addresses {
             let mut tries = 0;
             let answer = loop {
@@ -86,14 +89,15 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
                     if matches!(error, Error::Own) {
                         own.insert(address.clone());
                     }
+                    // It may be starting as well.
+                    let early = began.elapsed() < Duration::from_millis(JOIN_TOLD_MS);
                     match error {
-                        Error::Refused(Refusal::Asking(id)) => drop(house.rivals().heard.insert(id)),
+                        Error::Refused(Refusal::Asking(id)) => drop(house.rivals().asked.insert(id)),
                         Error::Refused(Refusal::NotNow(_)) => unclear = true,
+                        Error::Unreachable(_) => unclear |= early,
                         _ => {}
                     }
                     let text = format!("{error}{next}");
-                    // It may be starting as well.
-                    let early = began.elapsed() < Duration::from_millis(JOIN_TOLD_MS);
                     let level = match error {
                         Error::Unreachable(_) | Error::Refused(Refusal::Asking(_)) if early => Level::Info,
                         _ => Level::Warn,
@@ -109,9 +113,11 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
         }
         if !unclear {
             let me = house.store.me();
+            let late = began.elapsed() > Duration::from_millis(JOIN_DEADLOCK_MS);
             let mut rivals = house.rivals();
+            let waits = |rival: &NodeId| me < *rival && (late || rivals.asks.contains(rival));
             // Once it does it stays so: somebody may be in.
-            rivals.founds |= rivals.heard.iter().all(|rival| me < *rival);
+            rivals.founds |= rivals.asked.iter().all(waits);
         }
         if addresses.iter().all(|address| own.contains(address))
             && house.peers.arrival() == Some(Arrival::Asking)
@@ -263,7 +269,9 @@ impl House {
         }
         if join.members <= 1 && self.peers.arrival() == Some(Arrival::Asking) {
             let mut rivals = self.rivals();
-            rivals.heard.insert(from);
+            if rivals.asks.len() < RIVALS_MAX {
+                rivals.asks.insert(from);
+            }
             if !rivals.founds {
                 return Reply::Refused(Refusal::Asking(self.store.me()));
             }

@@ -307,3 +307,35 @@ fn comes_in_by_a_sponsor_that_dies(own: Option<&str>) {
     own.iter().for_each(|key| shows(cluster.node(1), key, Some("z")));
     assert_eq!(put(cluster.node(2), "l?w=2", "y").status, 201);
 }
+
+/// Each is told of the one before it, which is new itself and may not even answer yet: they wait for each other.
+#[test]
+fn a_chain_of_new_nodes_started_at_once_becomes_one_cluster() {
+    const COUNT: usize = 8;
+    for round in 0..2 {
+        let dirs = tempfile::tempdir().unwrap();
+        let addresses: Vec<String> = (0..COUNT).map(|_| free_address().to_string()).collect();
+        let start = |number: usize| {
+            let mut command = std::process::Command::new(crate::support::binary());
+            command.arg(&addresses[number]).args(number.checked_sub(1).map(|before| &addresses[before]));
+            command.arg("--data-dir").arg(dirs.path().join(number.to_string()));
+            Node::launch(command).expect("it serves")
+        };
+        let start = &start;
+        let nodes: Vec<Node> = std::thread::scope(|scope| {
+            // The last first: nobody finds the one that it is told of.
+            let starts: Vec<_> = (0..COUNT).rev().map(|number| scope.spawn(move || start(number))).collect();
+            starts.into_iter().map(|start| start.join().unwrap()).collect()
+        });
+        for node in &nodes {
+            wait_until(
+                SETTLED,
+                &format!("round {round}: {} knows all\n{}", node.address, node.log()),
+                || {
+                    get(node.address, "/membership")["members"].as_array().unwrap().len() == COUNT
+                        && node.request("GET", "/ready", "").status == 200
+                },
+            );
+        }
+    }
+}
