@@ -46,6 +46,10 @@ pub const SIBLINGS_MAX: usize = 32;
 /// Larger values leave the leaf and are stored in chunks: sled rewrites a leaf of up to 20 items every ten updates.
 pub const VALUE_INLINE_BYTES_MAX: usize = 4 << 10;
 
+/// Highest number of an event that a node may tell of. No node makes so many, and the bytes on the disk have room for no more
+/// than eight times that.
+pub const SEQ_MAX: u64 = 1 << 60;
+
 /// Largest encoded entry in a leaf; beyond it, its values move to chunks.
 pub const ENTRY_BYTES_MAX: usize = 16 << 10;
 

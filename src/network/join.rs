@@ -37,10 +37,6 @@ pub async fn first_address(store: &Store, settings: &Settings) -> String {
     host.map_or_else(|| settings.listen.to_string(), |host| canonical(&format!("{host}:{port}")))
 }
 
-fn port_of(address: &str) -> Option<u16> {
-    address.rsplit_once(':')?.1.parse().ok()
-}
-
 /// Nodes that come with nothing, all with join addresses, and that nobody has taken in: if each took in whoever asked first, they
 /// would end in several clusters. So one takes others in only if all whom it asks wait for it as well, and have higher ids. Of
 /// those who wait for each other in a ring nobody does so, until it has taken too long.
@@ -298,9 +294,14 @@ impl House {
         let Some(address) = join.advertise.or(seen).map(|address| canonical(&address)) else {
             return Reply::Refused(Refusal::Malformed("its address can't be told: give --advertise".into()));
         };
+        if !is_concrete(&address) {
+            return Reply::Refused(Refusal::Malformed(
+                "what it calls its address is no address of a node".into(),
+            ));
+        }
         // A node on all addresses learns its own from those who reach it.
         let unknown = self.settings.advertise.is_none() && self.settings.listen.ip().is_unspecified();
-        if let Some(host) = reached_as.filter(|host| unknown && port_of(host).is_some())
+        if let Some(host) = reached_as.filter(|host| unknown && is_concrete(host))
             && self.address() == self.settings.listen.to_string()
         {
             self.set_address(canonical(&host));

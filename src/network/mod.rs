@@ -229,7 +229,7 @@ impl House {
         let now_ms = (self.settings.now_ms)();
         self.peers.update(peer, |known| {
             known.seen_ms = Some(now_ms);
-            known.skew_ms = its_now_ms as i64 - now_ms as i64;
+            known.skew_ms = (its_now_ms as i64).saturating_sub(now_ms as i64);
             known.trouble = None;
             if is_concrete(&its_address) {
                 known.address = Some(its_address);
@@ -340,9 +340,17 @@ impl House {
     }
 }
 
-/// Is it an address that others can reach? A wildcard is none.
+/// Is it an address that others can reach? A wildcard is none; nor is what would be more than an address in a URL.
 fn is_concrete(address: &str) -> bool {
-    !address.is_empty() && address.len() <= ADDRESS_BYTES_MAX && !is_wildcard(address)
+    let more = |sign: char| sign.is_whitespace() || sign.is_control() || r"/\?#@".contains(sign);
+    let host = address.rsplit_once(':').is_some_and(|(host, _)| !host.is_empty() && !host.contains(more));
+    host && port_of(address).is_some_and(|port| port != 0)
+        && address.len() <= ADDRESS_BYTES_MAX
+        && !is_wildcard(address)
+}
+
+fn port_of(address: &str) -> Option<u16> {
+    address.rsplit_once(':')?.1.parse().ok()
 }
 
 /// Packets of SWIM that may wait for their turn; more are lost.

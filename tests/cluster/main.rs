@@ -12,6 +12,7 @@ mod support;
 mod arrivals;
 mod cluster;
 mod departures;
+mod forged;
 mod guarantees;
 mod hosts;
 mod lines;
