@@ -207,6 +207,9 @@ pub const SWEEP_KEYS_MAX: u64 = 2_048;
 /// Largest body of a message between nodes: an entry travels whole, with as many siblings as it may have.
 pub const PEER_BODY_BYTES_MAX: usize = 512 << 20;
 
+/// Bytes of messages of other nodes that may come in at a time: the largest fits. What does not is to be sent again.
+pub const PEER_BODIES_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
+
 /// Largest answer to a message between nodes.
 pub const PEER_REPLY_BYTES_MAX: usize = 1 << 20;
 
@@ -262,8 +265,8 @@ pub const DOWN_TOLD_MS: u64 = 5_000;
 /// in ms: nodes are often started at the same time.
 pub const JOIN_TOLD_MS: u64 = 5_000;
 
-/// How long new nodes that wait for each other in a ring do so, in ms: longer than a chain of them takes, in which one is taken in
-/// after the other.
+/// How long new nodes that wait for each other in a ring do so, in ms: longer than a chain of them takes, in which one is taken
+/// in after the other.
 pub const JOIN_DEADLOCK_MS: u64 = 60_000;
 
 /// New nodes remembered that have asked this one while it is new itself: more than start at once, but no stranger's to fill.

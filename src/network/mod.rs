@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
 use actix_web::http::header;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 pub use error::Error;
 pub use leave::{Left, Stays};
@@ -43,7 +43,7 @@ use leave::Askers;
 use pulse::Beat;
 use wire::{Envelope, Message, Reply};
 
-use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, RETRY_MS};
+use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, PEER_BODIES_BYTES_MAX, RETRY_MS};
 use crate::peers::{Arrival, Member, Peers, is_wildcard};
 use crate::replica::{Kind, NodeId};
 use crate::storage::{self, Action, Condition, Rejection, Request, Store, Tags};
@@ -70,12 +70,15 @@ pub struct Door {
     secret: Option<Secret>,
     house: OnceLock<Arc<House>>,
     askers: Askers,
+    /// Bytes of messages that may yet come in.
+    room: Semaphore,
 }
 
 impl Door {
     /// A door that is still shut: peers are told that the node starts.
     pub fn new(secret: Option<Secret>) -> Door {
-        Door { secret, house: OnceLock::new(), askers: Askers::default() }
+        let room = Semaphore::new(PEER_BODIES_BYTES_MAX);
+        Door { secret, house: OnceLock::new(), askers: Askers::default(), room }
     }
 
     /// Does a request show a secret where there is none to compare it with? Who has one would shut off a node without.
