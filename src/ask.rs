@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::{Leave, Target};
 use crate::config;
-use crate::limits::{PEER_ANSWER_MS, STOP_GRACE_MS};
+use crate::limits::{COMMIT_DEADLINE_MS_DEFAULT, LEAVE_MS, STOP_GRACE_MS};
 use crate::storage::tenant;
 
 /// Long enough for a busy node, shorter than a container engine's own time limit.
@@ -30,8 +30,8 @@ pub fn leave(flags: &Leave) -> Result<String, String> {
     let secret = secret.map_err(|wrong| wrong.to_string())?;
     let given = secret.is_some();
     let shown = secret.map(|secret| format!("Authorization: {}\r\n", secret.header())).unwrap_or_default();
-    // Requests under way, then the other members, twice.
-    let limit = Duration::from_millis(STOP_GRACE_MS + 2 * PEER_ANSWER_MS) + PATIENCE;
+    // What the node waits for, and its disk: a commit that takes longer ends it.
+    let limit = Duration::from_millis(LEAVE_MS + COMMIT_DEADLINE_MS_DEFAULT) + PATIENCE;
     let request = format!("POST /cluster/leave HTTP/1.0\r\n{shown}Content-Length: 0\r\n\r\n");
     let told = match ask(address, &request, limit)? {
         Answer { status: 200, text } => text,

@@ -46,6 +46,10 @@ pub const SIBLINGS_MAX: usize = 32;
 /// Larger values leave the leaf and are stored in chunks: sled rewrites a leaf of up to 20 items every ten updates.
 pub const VALUE_INLINE_BYTES_MAX: usize = 4 << 10;
 
+/// Highest number of an event that a node may tell of. No node makes so many, and the bytes on the disk have room for no more
+/// than eight times that.
+pub const SEQ_MAX: u64 = 1 << 60;
+
 /// Largest encoded entry in a leaf; beyond it, its values move to chunks.
 pub const ENTRY_BYTES_MAX: usize = 16 << 10;
 
@@ -120,6 +124,12 @@ pub const STUCK_READER_MS: u32 = 30_000;
 
 /// How long a stop waits for requests under way before it closes their connections: a container engine kills after 10 s.
 pub const STOP_GRACE_MS: u64 = 5_000;
+
+/// How long a node that leaves waits in all, for requests under way and for the other members: who told it to is to have an
+/// answer before he gives up, a container engine among them.
+pub const LEAVE_MS: u64 = 8_000;
+
+const _: () = assert!(STOP_GRACE_MS < LEAVE_MS);
 
 /// Default of `--commit-deadline-ms`: a commit that is not on the disk by then ends the process.
 pub const COMMIT_DEADLINE_MS_DEFAULT: u64 = 30_000;
@@ -197,6 +207,9 @@ pub const SWEEP_KEYS_MAX: u64 = 512;
 /// Largest body of a message between nodes: an entry travels whole, with as many siblings as it may have.
 pub const PEER_BODY_BYTES_MAX: usize = 512 << 20;
 
+/// Bytes of messages of other nodes that may come in at a time: the largest fits. What does not is to be sent again.
+pub const PEER_BODIES_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
+
 /// Largest answer to a message between nodes.
 pub const PEER_REPLY_BYTES_MAX: usize = 1 << 20;
 
@@ -248,8 +261,16 @@ pub const SWIM_FORGET_MS: u64 = 600_000;
 /// How long a member has been down before the log says so, in ms: one that restarts, or has taken another id, is so for a moment.
 pub const DOWN_TOLD_MS: u64 = 5_000;
 
-/// How long an address to join by does not answer before the log warns of it, in ms: nodes are often started at the same time.
+/// How long an address to join by does not answer before the log warns of it, and before a new node begins a cluster without it,
+/// in ms: nodes are often started at the same time.
 pub const JOIN_TOLD_MS: u64 = 5_000;
+
+/// How long new nodes that wait for each other in a ring do so, in ms: longer than a chain of them takes, in which one is taken
+/// in after the other.
+pub const JOIN_DEADLOCK_MS: u64 = 60_000;
+
+/// New nodes remembered that have asked this one while it is new itself: more than start at once, but no stranger's to fill.
+pub const RIVALS_MAX: usize = 1_024;
 
 /// How long a member refuses everything before the log says so, in ms: word of one that joins, leaves or takes another id does
 /// not come to all at once.

@@ -10,9 +10,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::api::App;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::limits::STOP_GRACE_MS;
+use crate::limits::{LEAVE_MS, STOP_GRACE_MS};
 use crate::metrics::Metrics;
-use crate::network::{self, Door, Network};
+use crate::network::{self, Door, Left, Network, Stays};
 use crate::peers::Peers;
 use crate::storage::{self, FORMAT, Settings, Store};
 use crate::{server, storage::panic_exit};
@@ -120,30 +120,26 @@ async fn serve(config: Config) -> Result<(), End> {
         store.published().totals.keys,
         started.elapsed().as_millis()
     );
-    let mut stays = None;
-    loop {
-        tokio::select! {
-            () = signals.received() => {
-                if config.leave_on_exit {
-                    stays = leave(&app, &network, true).await.err();
-                }
-                break;
-            }
-            asked = door.asked_to_leave() => {
-                let left = leave(&app, &network, false).await;
-                let out = left.is_ok();
-                // Who asked may be gone by now.
-                let _ = asked.send(left);
-                if out {
-                    break;
-                }
-            }
+    let (left, began) = loop {
+        let asked = tokio::select! {
+            () = signals.received() => false,
+            () = door.asked_to_leave() => true,
+        };
+        let began = Instant::now();
+        let left = match asked || config.leave_on_exit {
+            true => leave(&app, &network, !asked, began).await,
+            false => Err(Stays::Stops),
+        };
+        let stops = !asked || left.is_ok();
+        door.tell(&left, stops);
+        if stops {
+            break (left, began);
         }
-    }
+    };
     log::info!("stopping: finishing {} requests under way", app.under_way());
     handle.pause().await;
     app.stop();
-    drain(&app).await;
+    drain(&app, began).await;
     // Answers that were just made get out.
     tokio::time::sleep(Duration::from_millis(50)).await;
     handle.stop(false).await;
@@ -151,31 +147,34 @@ async fn serve(config: Config) -> Result<(), End> {
     let closing = store.clone();
     let _ = tokio::task::spawn_blocking(move || closing.close()).await;
     log::info!("stopped: everything acknowledged is on the disk");
-    match stays {
-        Some(why) => Err(End { exit: Exit::Unforeseen, line: format!("stopped, but still a member: {why}") }),
-        None => Ok(()),
+    match left {
+        Err(Stays::Holds(why)) => {
+            Err(End { exit: Exit::Unforeseen, line: format!("stopped, but still a member: {why}") })
+        }
+        _ => Ok(()),
     }
 }
 
-/// Leaves the cluster, until the node is started again if it `returns`; or serves on, and says why.
-async fn leave(app: &App, network: &Network, returns: bool) -> Result<usize, String> {
+/// Leaves the cluster, until the node is started again if it `returns`; or serves on, and says why. It `began` then.
+async fn leave(app: &App, network: &Network, returns: bool, began: Instant) -> Left {
     // First no more writes: one that is taken after the others have let this node go would be theirs never.
     app.stop();
-    drain(app).await;
-    let left = network.leave(returns).await;
+    drain(app, began).await;
+    let left = network.leave(returns, began + Duration::from_millis(LEAVE_MS)).await;
     match &left {
         Ok(told) => log::info!("this node has left its cluster; {told} other members know"),
         Err(why) => {
-            log::error!("this node stays in its cluster: {why}");
+            let level = if matches!(why, Stays::Holds(_)) { log::Level::Error } else { log::Level::Info };
+            log::log!(level, "this node does not leave: {why}");
             app.resume();
         }
     }
     left
 }
 
-/// Waits for the requests under way, for as long as they may take.
-async fn drain(app: &App) {
-    let deadline = Instant::now() + Duration::from_millis(STOP_GRACE_MS);
+/// Waits for the requests that are under way since it `began`, for as long as they may take.
+async fn drain(app: &App, began: Instant) {
+    let deadline = began + Duration::from_millis(STOP_GRACE_MS);
     while app.under_way() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -107,6 +107,7 @@ fn problem(denied: Denied, request: &HttpRequest) -> Problem {
         Denied::Method => Problem::not_allowed(request.method().as_str(), "POST"),
         Denied::Unreadable(why) => Problem::new(Code::InvalidBody, why),
         Denied::Stays(why) => Problem::new(Code::CantLeave, why),
+        Denied::Busy => Problem::new(Code::Busy, "too many large messages are under way: try again"),
         Denied::Starting => Problem::new(Code::Starting, "the node is not ready for its peers: try again"),
     }
 }

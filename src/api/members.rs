@@ -136,7 +136,7 @@ pub async fn one(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
     said.iter().filter(|(peer, _)| **peer != id).for_each(|(_, said)| elsewhere.join(&said.vv));
     let its = if id == store.me() { Some(own) } else { app.peers.get(id).state.map(|(vv, _)| vv) };
     let only = |dot: Dot| dot.seq.saturating_sub(elsewhere.get(dot.origin));
-    let events_held_only_there = its.map(|vv| vv.iter().map(only).sum());
+    let events_held_only_there = its.map(|vv| vv.iter().map(only).fold(0, u64::saturating_add));
     Ok(HttpResponse::Ok().json(One { member, events_held_only_there }))
 }
 

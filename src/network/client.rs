@@ -59,7 +59,7 @@ impl Client {
         match status {
             StatusCode::OK => wire::decode(&bytes),
             // It is there, and about to be ready.
-            StatusCode::SERVICE_UNAVAILABLE => Err(Refusal::NotNow("it is starting".into()).into()),
+            StatusCode::SERVICE_UNAVAILABLE => Err(Refusal::NotNow("it is starting, or busy".into()).into()),
             StatusCode::UNAUTHORIZED => Err(Error::Secret),
             status => {
                 let detail = serde_json::from_slice::<serde_json::Value>(&bytes).ok();

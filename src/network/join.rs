@@ -14,8 +14,8 @@ use super::error::Error;
 use super::wire::{Join, Joined, Message, Refusal, Reply};
 use super::{House, NOWHERE, Settings, is_concrete};
 use crate::exit::Exit;
-use crate::limits::{JOIN_TOLD_MS, PEER_ANSWER_MS, ROSTER_LOOK_MS};
-use crate::peers::{Arrival, Member, canonical};
+use crate::limits::{JOIN_DEADLOCK_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS};
+use crate::peers::{Arrival, Liveness, Member, canonical};
 use crate::replica::{Kind, NodeId};
 use crate::storage::{self, Action, Parcel, Store};
 
@@ -37,16 +37,15 @@ pub async fn first_address(store: &Store, settings: &Settings) -> String {
     host.map_or_else(|| settings.listen.to_string(), |host| canonical(&format!("{host}:{port}")))
 }
 
-fn port_of(address: &str) -> Option<u16> {
-    address.rsplit_once(':')?.1.parse().ok()
-}
-
 /// Nodes that come with nothing, all with join addresses, and that nobody has taken in: if each took in whoever asked first, they
-/// would end in several clusters. So only the one with the lowest id among those who hear of each other does.
+/// would end in several clusters. So one takes others in only if all whom it asks wait for it as well, and have higher ids. Of
+/// those who wait for each other in a ring nobody does so, until it has taken too long.
 #[derive(Default)]
 pub(super) struct Rivals {
-    /// Who else was heard of in this round over all join addresses.
-    heard: BTreeSet<NodeId>,
+    /// Who was asked in this round over all join addresses, and waits as well.
+    asked: BTreeSet<NodeId>,
+    /// Who has asked this node.
+    asks: BTreeSet<NodeId>,
     /// Does this node take others in?
     founds: bool,
 }
@@ -57,7 +56,7 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
     while !addresses.is_empty() {
         let (mut own, mut others) = (BTreeSet::new(), BTreeSet::new());
         let mut unclear = false;
-        house.rivals().heard.clear();
+        house.rivals().asked.clear();
         for address in &addresses {
             let mut tries = 0;
             let answer = loop {
@@ -72,8 +71,8 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
             };
             match answer {
                 // Whoever took it in may be gone before the others hear of it.
-                Ok(()) if arrived(&house).await => return,
-                Ok(()) => {
+                Ok(sponsor) if arrived(&house, sponsor).await => return,
+                Ok(_) => {
                     for id in house.others() {
                         others.extend(house.reach(id).await);
                     }
@@ -86,14 +85,15 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
                     if matches!(error, Error::Own) {
                         own.insert(address.clone());
                     }
+                    // It may be starting as well.
+                    let early = began.elapsed() < Duration::from_millis(JOIN_TOLD_MS);
                     match error {
-                        Error::Refused(Refusal::Asking(id)) => drop(house.rivals().heard.insert(id)),
+                        Error::Refused(Refusal::Asking(id)) => drop(house.rivals().asked.insert(id)),
                         Error::Refused(Refusal::NotNow(_)) => unclear = true,
+                        Error::Unreachable(_) => unclear |= early,
                         _ => {}
                     }
                     let text = format!("{error}{next}");
-                    // It may be starting as well.
-                    let early = began.elapsed() < Duration::from_millis(JOIN_TOLD_MS);
                     let level = match error {
                         Error::Unreachable(_) | Error::Refused(Refusal::Asking(_)) if early => Level::Info,
                         _ => Level::Warn,
@@ -109,9 +109,11 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
         }
         if !unclear {
             let me = house.store.me();
+            let late = began.elapsed() > Duration::from_millis(JOIN_DEADLOCK_MS);
             let mut rivals = house.rivals();
+            let waits = |rival: &NodeId| me < *rival && (late || rivals.asks.contains(rival));
             // Once it does it stays so: somebody may be in.
-            rivals.founds |= rivals.heard.iter().all(|rival| me < *rival);
+            rivals.founds |= rivals.asked.iter().all(waits);
         }
         if addresses.iter().all(|address| own.contains(address))
             && house.peers.arrival() == Some(Arrival::Asking)
@@ -128,28 +130,46 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
     }
 }
 
-/// Has the node what the cluster had when it was taken in, or does it get there? `false` when nothing came for long.
-async fn arrived(house: &House) -> bool {
+/// Has the node what the cluster had when it was taken in, or does it get there; and do others know it than its sponsor? `false`
+/// when nothing came for long.
+async fn arrived(house: &House, sponsor: NodeId) -> bool {
     let (mut before, mut since) = (None, Instant::now());
-    loop {
-        let Some(Arrival::Behind(goal)) = house.peers.arrival() else { return true };
+    // Evicted, or leaving: that is for whoever starts it again.
+    while !house.is_out() {
         let published = house.store.published();
-        if published.vv.covers_all(&goal) {
-            house.peers.arrive(None);
-            // Should it not be noted, it is seen to be so at the next start.
-            let _ = house.store.arrive(None).await;
+        let mut behind = false;
+        if let Some(Arrival::Behind(goal)) = house.peers.arrival() {
+            behind = !published.vv.covers_all(&goal);
+            if !behind {
+                house.peers.arrive(None);
+                // Should it not be noted, it is seen to be so at the next start.
+                let _ = house.store.arrive(None).await;
+            }
+        }
+        if !behind && is_known_beside(house, sponsor) {
             return true;
         }
-        // What a sweep brings counts as versions before the vector shows it.
-        let now = (published.vv.clone(), published.totals);
-        if before.as_ref() != Some(&now) {
-            (before, since) = (Some(now), Instant::now());
+        // What clients of this node write is no news; of a sweep the vector shows the end only.
+        let mut vv = published.vv.clone();
+        vv.retain(|origin| origin != house.store.me());
+        let now = Some((vv, house.sweeper()));
+        if before != now {
+            (before, since) = (now, Instant::now());
         }
         if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
-            return false;
+            // A sponsor that is up has told all whom it can.
+            return !behind && house.peers.get(sponsor).liveness == Liveness::Alive;
         }
         tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
     }
+    true
+}
+
+/// Is this node known to another member than its sponsor, or is there none? Only who knows it tells it what he has.
+fn is_known_beside(house: &House, sponsor: NodeId) -> bool {
+    let mut others = house.store.said();
+    others.retain(|id, _| *id != sponsor && *id != house.store.me());
+    others.is_empty() || others.values().any(|said| !said.vv.is_empty())
 }
 
 /// Will it lead to the same machine tomorrow? A name may stand for several nodes, and lead to another one the next time.
@@ -160,8 +180,8 @@ fn is_fixed(address: &str) -> bool {
 /// How often a member that says "not now" is asked before the next one is.
 const NOT_NOW_TRIES: u32 = 50;
 
-/// Asks one member to be taken in.
-pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<(), Error> {
+/// Asks one member to be taken in; which one did so.
+pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, Error> {
     // Two that ask each other at once must not each adopt the other's cluster.
     let _adopting = house.adopting.lock().await;
     let members = match house.store.cluster() {
@@ -192,13 +212,21 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<(), Erro
             // Who does not know the others takes them for strangers.
             let taken = house.store.take(Parcel::Sweep(roster)).await;
             taken.map_err(|e| Error::Unreachable(e.to_string()))?;
+            if house.is_out() {
+                // It knew the node already, and has yet to be told, by the node itself if by nobody else.
+                let why = "it has not heard yet that this node was evicted, or left";
+                return Err(Refusal::NotNow(why.into()).into());
+            }
             if house.peers.arrival().is_some() {
                 let noted = house.store.arrive(Some(vv.clone())).await;
                 noted.map_err(|e| Error::Unreachable(e.to_string()))?;
                 house.peers.arrive(Some(Arrival::Behind(vv)));
             }
-            // It may have been evicted here, or there.
             if !house.store.is_member(answer.from) {
+                if !house.others().is_empty() {
+                    return Err(Error::Unreadable("it was evicted from this node's cluster itself".into()));
+                }
+                // Of two each may have evicted the other.
                 let joined_at_ms = (house.settings.now_ms)();
                 let record = Member { address: address.to_owned(), joined_at_ms };
                 let key = answer.from.0.to_be_bytes().to_vec();
@@ -206,7 +234,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<(), Erro
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
             log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
-            Ok(())
+            Ok(answer.from)
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
         Reply::Refused(refusal) => Err(refusal.into()),
@@ -231,9 +259,15 @@ impl House {
         if mine == NOWHERE {
             return Reply::Refused(Refusal::NotNow("it has left its cluster".into()));
         }
+        if self.is_out() {
+            // Who came in by it would be out as well.
+            return Reply::Refused(Refusal::NotNow("it is no member itself any more".into()));
+        }
         if join.members <= 1 && self.peers.arrival() == Some(Arrival::Asking) {
             let mut rivals = self.rivals();
-            rivals.heard.insert(from);
+            if rivals.asks.len() < RIVALS_MAX {
+                rivals.asks.insert(from);
+            }
             if !rivals.founds {
                 return Reply::Refused(Refusal::Asking(self.store.me()));
             }
@@ -260,9 +294,14 @@ impl House {
         let Some(address) = join.advertise.or(seen).map(|address| canonical(&address)) else {
             return Reply::Refused(Refusal::Malformed("its address can't be told: give --advertise".into()));
         };
+        if !is_concrete(&address) {
+            return Reply::Refused(Refusal::Malformed(
+                "what it calls its address is no address of a node".into(),
+            ));
+        }
         // A node on all addresses learns its own from those who reach it.
         let unknown = self.settings.advertise.is_none() && self.settings.listen.ip().is_unspecified();
-        if let Some(host) = reached_as.filter(|host| unknown && port_of(host).is_some())
+        if let Some(host) = reached_as.filter(|host| unknown && is_concrete(host))
             && self.address() == self.settings.listen.to_string()
         {
             self.set_address(canonical(&host));

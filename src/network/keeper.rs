@@ -74,11 +74,8 @@ async fn follow(house: &Arc<House>, shippers: &mut BTreeMap<NodeId, JoinHandle<(
     for id in others {
         shippers.entry(id).or_insert_with(|| tokio::spawn(shipper::ship(house.clone(), id)));
     }
-    let evicted = !house.store.is_member(house.store.me());
-    if !evicted {
-        // Somebody may have written another address into it, or the same at the same time.
-        house.introduce().await;
-    }
+    // Somebody may have written another address into it, or the same at the same time.
+    house.introduce().await;
 }
 
 /// Who has incorporated the same must hold the same.

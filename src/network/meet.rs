@@ -13,7 +13,7 @@ use super::{House, NOWHERE};
 use crate::exit::Exit;
 use crate::limits::CONTACT_MS;
 use crate::replica::{Frame, NodeId};
-use crate::storage::{self, Action};
+use crate::storage::{self, Action, Condition};
 
 /// Asks the members that are known from before what they have of this node: before it takes a single write it must know
 /// whether it was rolled back, or whether it still belongs. What comes back are the addresses by which it is to join: of
@@ -93,11 +93,17 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
     } else if copied && !renewed && heard < others.len() {
         let why = "this data directory is a copy, and not every member could be asked what it knows of the node's writes";
         renew(house, why).await?;
-        (renewed, strangers) = (true, others);
+        (renewed, strangers) = (true, others.clone());
     }
-    // Whom nobody knows any more joins again.
-    if !strangers.is_empty() && !renewed {
-        log::warn!("the other members no longer know this node: it was evicted, and joins again");
+    if !renewed && house.is_out() {
+        log::warn!("this node was evicted, and joins again");
+        strangers = others.clone();
+    } else if !renewed && !strangers.is_empty() && heard == 0 {
+        log::warn!("no member that answers knows this node any more: it was evicted, and joins again");
+    } else if !renewed && !strangers.is_empty() {
+        // Word of its eviction, or that it joined, has not come to all: to be taken in once more is right in both cases.
+        let count = strangers.len();
+        log::info!("{heard} members know this node and {count} do not: it asks them to take it in");
     }
     let mut addresses = Vec::new();
     for id in strangers {
@@ -116,7 +122,10 @@ async fn renew(house: &House, why: &str) -> Result<(), Error> {
     let new = NodeId((house.settings.random)().max(1));
     log::error!("{why}. It goes on as node {new}; its data stays, what it lacks comes from the others");
     let done = house.store.renew(new).await;
-    Ok(done.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?)
+    done.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?;
+    // Nobody can have evicted that one.
+    house.enroll(Condition::default()).await;
+    Ok(())
 }
 
 /// Ends the process if another one runs under this node's id, where the node was last known to be.
@@ -157,6 +166,10 @@ async fn come_back(house: &House, left_there: Vec<String>) -> Result<Vec<String>
     if tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await == Ok(true) {
         return Ok(Vec::new());
     }
+    if house.store.cluster() != NOWHERE {
+        // One of them has said yes, if not yet the rest.
+        return Ok(addresses);
+    }
     let left = house
         .store
         .left()?
@@ -167,6 +180,8 @@ async fn come_back(house: &House, left_there: Vec<String>) -> Result<Vec<String>
     );
     let adopted = house.store.adopt(left).await;
     adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
+    // It took its record away itself.
+    house.enroll(Condition::default()).await;
     Ok(addresses)
 }
 

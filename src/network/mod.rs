@@ -13,6 +13,7 @@ mod client;
 mod error;
 mod join;
 mod keeper;
+mod leave;
 mod meet;
 mod pulse;
 mod routes;
@@ -29,9 +30,10 @@ use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
 use actix_web::http::header;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 pub use error::Error;
+pub use leave::{Left, Stays};
 pub use routes::{Denied, answer};
 pub use runs::Runs;
 pub use secret::Secret;
@@ -39,13 +41,14 @@ pub use wire::PROTOCOL;
 
 use client::Client;
 use join::Rivals;
+use leave::Askers;
 use pulse::Beat;
 use wire::{Envelope, Message, Reply};
 
-use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, RETRY_MS};
-use crate::peers::{Arrival, Liveness, Member, Peers, is_wildcard};
+use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, PEER_BODIES_BYTES_MAX, RETRY_MS};
+use crate::peers::{Arrival, Member, Peers, is_wildcard};
 use crate::replica::{Kind, NodeId};
-use crate::storage::{self, Action, Condition, Rejection, Request, Store};
+use crate::storage::{self, Action, Condition, Rejection, Request, Store, Tags};
 
 /// How a node takes part in a cluster; values are valid.
 #[derive(Debug, Clone)]
@@ -68,18 +71,16 @@ pub struct Settings {
 pub struct Door {
     secret: Option<Secret>,
     house: OnceLock<Arc<House>>,
-    asks: mpsc::Sender<Leaving>,
-    asked: tokio::sync::Mutex<mpsc::Receiver<Leaving>>,
+    askers: Askers,
+    /// Bytes of messages that may yet come in.
+    room: Semaphore,
 }
-
-/// Where the answer goes to who asks the node to leave: how many of the other members know, or why it stays.
-pub type Leaving = oneshot::Sender<Result<usize, String>>;
 
 impl Door {
     /// A door that is still shut: peers are told that the node starts.
     pub fn new(secret: Option<Secret>) -> Door {
-        let (asks, asked) = mpsc::channel(1);
-        Door { secret, house: OnceLock::new(), asks, asked: tokio::sync::Mutex::new(asked) }
+        let room = Semaphore::new(PEER_BODIES_BYTES_MAX);
+        Door { secret, house: OnceLock::new(), askers: Askers::default(), room }
     }
 
     /// Does a request show a secret where there is none to compare it with? Who has one would shut off a node without.
@@ -94,12 +95,13 @@ impl Door {
     }
 
     /// Waits until the node is asked to leave its cluster.
-    pub async fn asked_to_leave(&self) -> Leaving {
-        // One end of the channel is this door's own: it does not close.
-        match self.asked.lock().await.recv().await {
-            Some(leaving) => leaving,
-            None => std::future::pending().await,
-        }
+    pub async fn asked_to_leave(&self) {
+        self.askers.asked().await;
+    }
+
+    /// All who have asked it to leave are told how that ended; if the node stops now, so is whoever asks later.
+    pub fn tell(&self, left: &Left, stops: bool) {
+        self.askers.tell(left, stops);
     }
 }
 
@@ -154,7 +156,10 @@ impl Network {
         });
         let mut addresses = house.settings.join.clone();
         addresses.extend(meet::meet(&house).await?);
-        house.introduce().await;
+        match house.others().is_empty() {
+            true => house.enroll(Condition::default()).await,
+            false => house.introduce().await,
+        }
         let settled = house.store.settle_here().await;
         settled.map_err(|e| storage::Error::Failed(format!("can't note where the data is: {e}")))?;
         let published = house.store.published();
@@ -177,66 +182,12 @@ impl Network {
         thread.spawn(run).map_err(|e| storage::Error::Failed(format!("can't start the network: {e}")))?;
         Ok(Network(house))
     }
-
-    /// Ends this node's membership: it counts as a member of no cluster, until it is started again if it `returns`. How many
-    /// of the others know; or why it stays, and then nothing has changed. Nobody may write meanwhile.
-    pub async fn leave(&self, returns: bool) -> Result<usize, String> {
-        let house = &self.0;
-        let members = house.others();
-        if members.is_empty() || house.store.cluster() == NOWHERE {
-            return Ok(0);
-        }
-        let evicted = !house.store.is_member(house.store.me());
-        // They may all be leaving: then no roster will tell.
-        let mut back_to = Vec::new();
-        for id in &members {
-            back_to.extend(house.reach(*id).await);
-        }
-        // At least one must have all, or there is nobody to leave it to. Not its own writes alone: it may be the only one that
-        // still has another's.
-        let holders = house.holders(&members).await;
-        if house.others().is_empty() {
-            // They all left meanwhile: this one keeps the cluster.
-            return Ok(0);
-        }
-        if holders == 0 && !evicted {
-            let addresses: Vec<String> = members.iter().map(ToString::to_string).collect();
-            return Err(format!(
-                "no other member is known to have all that this node has: start one of {}, or evict this node there",
-                addresses.join(", ")
-            ));
-        }
-        let key = house.store.me().0.to_be_bytes().to_vec();
-        match house.record(key, Action::Delete).await {
-            Ok(_) | Err(Rejection::Nothing) => {}
-            Err(rejection) => return Err(rejection.to_string()),
-        }
-        let told = if evicted { 0 } else { house.holders(&members).await };
-        house.store.leave(returns.then_some(back_to)).await.map_err(|e| e.to_string())?;
-        Ok(told)
-    }
 }
 
 /// The cluster of a node that has left: it belongs to none until it joins.
 pub const NOWHERE: NodeId = NodeId::NOBODY;
 
 impl House {
-    /// How many of these have all that this node has now; who is up is waited for, for as long as an answer may take.
-    async fn holders(&self, members: &[NodeId]) -> usize {
-        let all = self.store.published().vv.clone();
-        let count = |said: &BTreeMap<NodeId, storage::Said>| {
-            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&all));
-            members.iter().filter(has).count()
-        };
-        // Who is suspect may be well; who has left is no member.
-        let up = |id: &&NodeId| self.peers.get(**id).liveness != Liveness::Down;
-        let up: Vec<&NodeId> = members.iter().filter(up).collect();
-        let enough =
-            self.store.until_said(|said| count(said) >= up.iter().filter(|id| said.contains_key(id)).count());
-        let _ = tokio::time::timeout(Duration::from_millis(PEER_ANSWER_MS), enough).await;
-        count(&self.store.said())
-    }
-
     /// A message of this node.
     fn envelope<T>(&self, body: T) -> Envelope<T> {
         let (cluster, from) = (self.store.cluster(), self.store.me());
@@ -287,7 +238,7 @@ impl House {
         let now_ms = (self.settings.now_ms)();
         self.peers.update(peer, |known| {
             known.seen_ms = Some(now_ms);
-            known.skew_ms = its_now_ms as i64 - now_ms as i64;
+            known.skew_ms = (its_now_ms as i64).saturating_sub(now_ms as i64);
             known.trouble = None;
             if is_concrete(&its_address) {
                 known.address = Some(its_address);
@@ -295,8 +246,14 @@ impl House {
         });
     }
 
-    /// This node's record says where it is reached.
+    /// This node's record says where it is reached, if there is one: whose record is gone was evicted, or is leaving, and only
+    /// who takes it in writes another.
     async fn introduce(&self) {
+        self.enroll(Condition { matches: Some(Tags::Any), ..Condition::default() }).await;
+    }
+
+    /// The same, if the record is in this state.
+    async fn enroll(&self, condition: Condition) {
         let me = self.store.me();
         let address = self.address();
         let key = me.0.to_be_bytes().to_vec();
@@ -308,16 +265,32 @@ impl House {
         }
         let joined_at_ms = known.map_or(now_ms, |member| member.joined_at_ms);
         let record = Member { address, joined_at_ms };
-        if let Err(e) = self.record(key, Action::Put(record.text(), None)).await {
-            log::warn!("this node's address could not be written into the membership: {e}");
+        match self.record_if(key, Action::Put(record.text(), None), condition).await {
+            Ok(_) | Err(Rejection::Precondition(None)) => {}
+            Err(e) => log::warn!("this node's address could not be written into the membership: {e}"),
         }
     }
 
     /// Changes a record of the roster.
     async fn record(&self, key: Vec<u8>, action: Action) -> Result<storage::Written, Rejection> {
-        let condition = Condition::default();
+        self.record_if(key, action, Condition::default()).await
+    }
+
+    /// The same, if the record is in this state.
+    async fn record_if(
+        &self,
+        key: Vec<u8>,
+        action: Action,
+        condition: Condition,
+    ) -> Result<storage::Written, Rejection> {
         let request = Request { kind: Kind::Membership, key, action, condition, token: None, room: None };
         self.store.write(request).await
+    }
+
+    /// Is this node no member of its own cluster, as far as it knows? One that is alone is one by itself, whoever was there
+    /// before.
+    fn is_out(&self) -> bool {
+        !self.store.is_member(self.store.me()) && !self.others().is_empty()
     }
 
     /// Where a member is reached: as it said last, or as the roster says.
@@ -369,9 +342,17 @@ impl House {
     }
 }
 
-/// Is it an address that others can reach? A wildcard is none.
+/// Is it an address that others can reach? A wildcard is none; nor is what would be more than an address in a URL.
 fn is_concrete(address: &str) -> bool {
-    !address.is_empty() && address.len() <= ADDRESS_BYTES_MAX && !is_wildcard(address)
+    let more = |sign: char| sign.is_whitespace() || sign.is_control() || r"/\?#@".contains(sign);
+    let host = address.rsplit_once(':').is_some_and(|(host, _)| !host.is_empty() && !host.contains(more));
+    host && port_of(address).is_some_and(|port| port != 0)
+        && address.len() <= ADDRESS_BYTES_MAX
+        && !is_wildcard(address)
+}
+
+fn port_of(address: &str) -> Option<u16> {
+    address.rsplit_once(':')?.1.parse().ok()
 }
 
 /// Packets of SWIM that may wait for their turn; more are lost.

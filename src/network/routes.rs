@@ -8,13 +8,13 @@ use actix_web::http::{Method, header};
 use actix_web::web::{BytesMut, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_core::Stream;
-use tokio::sync::oneshot;
+use tokio::sync::{SemaphorePermit, oneshot};
 
 use super::error::Error;
 use super::pulse::Beat;
 use super::wire::{self, Envelope, Message, Pulse, Refusal, Reply};
 use super::{Door, House};
-use crate::limits::{PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, SWIM_PACKETS_MAX};
+use crate::limits::{PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BYTES_PER_MS_LEAST, SWIM_PACKETS_MAX};
 use crate::replica::{NodeId, VersionVector};
 use crate::storage::{Parcel, Rejection};
 
@@ -33,6 +33,8 @@ pub enum Denied {
     Unreadable(String),
     /// The node is not ready yet.
     Starting,
+    /// There is no room for what is sent.
+    Busy,
     /// The node stays in its cluster, for this reason.
     Stays(String),
 }
@@ -61,15 +63,12 @@ pub async fn answer(
     }
     let house = door.house.get().ok_or(Denied::Starting)?;
     if request.path() == "/cluster/leave" {
-        let (reply, answer) = oneshot::channel();
-        let already = |()| Denied::Stays("it is on its way out already".into());
-        door.asks.try_send(reply).map_err(|_| already(()))?;
-        let told = answer.await.map_err(|_| already(()))?.map_err(Denied::Stays)?;
+        let told = door.askers.ask().await.map_err(|stays| Denied::Stays(stays.to_string()))?;
         let left = serde_json::json!({"left": house.store.me().to_string(), "members_that_know": told});
         return Ok(HttpResponse::Ok().json(left));
     }
     let unreadable = |e: Error| Denied::Unreadable(e.to_string());
-    let body = body(payload).await?;
+    let (body, _room) = body(door, payload).await?;
     let envelope: Envelope<Message> = wire::decode(&body).map_err(unreadable)?;
     drop(body);
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
@@ -78,20 +77,25 @@ pub async fn answer(
     Ok(HttpResponse::Ok().content_type("application/octet-stream").body(bytes))
 }
 
-async fn body(payload: &mut Payload) -> Result<BytesMut, Denied> {
-    let mut whole = BytesMut::new();
-    let limit = Duration::from_millis(PEER_ANSWER_MS);
+/// What is sent, and the room that it takes, for as long as it is held.
+async fn body<'a>(door: &'a Door, payload: &mut Payload) -> Result<(BytesMut, SemaphorePermit<'a>), Denied> {
+    let (mut whole, mut room) = (BytesMut::new(), door.room.try_acquire_many(0).map_err(|_| Denied::Busy)?);
+    let began = tokio::time::Instant::now();
     loop {
         let piece = std::future::poll_fn(|cx| Pin::new(&mut *payload).poll_next(cx));
         let late = |_| Denied::Unreadable("the message did not arrive in time".into());
-        let Some(piece) = tokio::time::timeout(limit, piece).await.map_err(late)? else { break };
+        // As long as its sender waits: what comes in drops must not hold the room.
+        let limit = PEER_ANSWER_MS + whole.len() as u64 / PEER_BYTES_PER_MS_LEAST;
+        let limit = began + Duration::from_millis(limit);
+        let Some(piece) = tokio::time::timeout_at(limit, piece).await.map_err(late)? else { break };
         let piece = piece.map_err(|e| Denied::Unreadable(format!("the message broke off: {e}")))?;
         if whole.len() + piece.len() > PEER_BODY_BYTES_MAX {
             return Err(Denied::Unreadable(format!("a message has at most {PEER_BODY_BYTES_MAX} bytes")));
         }
+        room.merge(door.room.try_acquire_many(piece.len() as u32).map_err(|_| Denied::Busy)?);
         whole.extend_from_slice(&piece);
     }
-    Ok(whole)
+    Ok((whole, room))
 }
 
 impl House {
@@ -212,6 +216,11 @@ impl House {
         // When there is no room it is lost, and so is the answer.
         let _ = self.pulse.try_send(Beat::Packet(from, pulse, reply));
         answer.await.unwrap_or_default()
+    }
+
+    /// Who is sweeping this node, and when it last sent a piece.
+    pub(super) fn sweeper(&self) -> Option<(NodeId, Instant)> {
+        *self.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One sweep at a time: several would bring the same.

@@ -4,6 +4,8 @@
 //! through] and held everything up to `after` holds everything up to `through`. The promise of a sweep: whoever takes in
 //! all of its pieces, in order, holds everything up to `target`.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
@@ -11,7 +13,7 @@ use super::dot::NodeId;
 use super::entry::{Entry, Value};
 use super::vector::VersionVector;
 use super::{Change, Kind};
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{KEY_BYTES_MAX, SEQ_MAX};
 
 /// How much one frame or piece may hold; what reaches a bound is the last of it.
 #[derive(Clone, Copy, Debug)]
@@ -64,15 +66,18 @@ pub struct Malformed(&'static str);
 impl Frame {
     /// Holds what comes from elsewhere to the promises that the rules rest on.
     pub fn check(&self) -> Result<(), Malformed> {
-        let mut origins = Vec::new();
+        check_vector(&self.vv)?;
+        let mut origins = BTreeSet::new();
         for range in &self.ranges {
             if range.origin == NodeId(0) {
                 return Err(Malformed("an origin that no node has"));
             }
-            if range.through < range.after || origins.contains(&range.origin) {
+            if range.through > self.vv.get(range.origin) {
+                return Err(Malformed("a range promises more than its sender has"));
+            }
+            if range.through < range.after || !origins.insert(range.origin) {
                 return Err(Malformed("a range ends before it begins, or its origin stands twice"));
             }
-            origins.push(range.origin);
             let mut last = range.after;
             for change in &range.changes {
                 if change.seq <= last || change.seq > range.through {
@@ -98,6 +103,7 @@ impl Sweep {
             let after = self.after.as_ref().is_none_or(|after| after < &(*kind, key.clone()));
             after && self.through.as_ref().is_none_or(|through| through >= &(*kind, key.clone()))
         };
+        check_vector(&self.vv)?;
         if !self.vv.covers_all(&self.target) {
             return Err(Malformed("a sweep promises more than its sender has"));
         }
@@ -108,13 +114,22 @@ impl Sweep {
     }
 }
 
+/// Events that a node can have made.
+fn check_vector(vv: &VersionVector) -> Result<(), Malformed> {
+    match vv.iter().all(|dot| dot.origin != NodeId::NOBODY && dot.seq <= SEQ_MAX) {
+        true => Ok(()),
+        false => Err(Malformed("an event that no node has made")),
+    }
+}
+
 fn check_entries(entries: &[(Kind, Vec<u8>, Entry)]) -> Result<(), Malformed> {
     for (kind, key, entry) in entries {
         check_key(*kind, key)?;
+        check_vector(entry.context())?;
         let mut dots: Vec<_> = entry.dots().collect();
         dots.sort_unstable();
         if !dots.windows(2).all(|pair| pair[0] != pair[1])
-            || !dots.iter().all(|dot| entry.context().covers(*dot))
+            || !dots.iter().all(|dot| dot.seq > 0 && entry.context().covers(*dot))
         {
             return Err(Malformed("a version stands twice, or outside of its context"));
         }

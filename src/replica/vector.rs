@@ -81,8 +81,17 @@ impl FromIterator<Dot> for VersionVector {
 }
 
 impl From<Vec<Dot>> for VersionVector {
-    fn from(dots: Vec<Dot>) -> VersionVector {
-        dots.into_iter().collect()
+    /// What comes from elsewhere may be large and in any order: not to be put in its place one by one.
+    fn from(mut dots: Vec<Dot>) -> VersionVector {
+        dots.sort_unstable();
+        let mut vector: Vec<(NodeId, u64)> = Vec::with_capacity(dots.len());
+        for Dot { origin, seq } in dots.into_iter().filter(|dot| dot.seq > 0) {
+            match vector.last_mut() {
+                Some((last, highest)) if *last == origin => *highest = seq,
+                _ => vector.push((origin, seq)),
+            }
+        }
+        VersionVector(vector)
     }
 }
 

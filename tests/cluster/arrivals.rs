@@ -1,7 +1,9 @@
 //! Coming, going and coming back, where it is easy to end with two clusters, or with none.
 
 use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, state};
+use crate::departures::with_one_behind_a_line;
 use crate::membership::copy;
+use crate::proxy::Line;
 use crate::support::{Node, SOON, wait_until};
 
 /// The second is told of the first, the third of the second as soon as that is ready: it may not know the first yet.
@@ -267,19 +269,73 @@ fn a_copy_of_a_node_that_left_is_another_node() {
 /// The member that took a newcomer in is gone before the others hear of it.
 #[test]
 fn a_newcomer_whose_sponsor_dies_is_taken_in_by_another() {
-    let mut cluster = Cluster::start(2);
+    comes_in_by_a_sponsor_that_dies(None);
+}
+
+/// One that has something of its own is ready all the time, and must get in all the same.
+#[test]
+fn a_newcomer_with_data_whose_sponsor_dies_is_taken_in_by_another() {
+    comes_in_by_a_sponsor_that_dies(Some("own"));
+}
+
+fn comes_in_by_a_sponsor_that_dies(own: Option<&str>) {
+    let (mut cluster, line) = with_one_behind_a_line();
     put(cluster.node(0), "k?w=2", "x");
-    cluster.node(0).signal(19);
-    let sponsor = cluster.node(1).address.to_string();
-    cluster.nodes.push(Some(Node::start(&cluster.dir(2), &[&sponsor])));
+    if let Some(key) = own {
+        let alone = Node::start(&cluster.dir(2), &[]);
+        put(&alone, key, "z");
+        assert_eq!(alone.stop().code(), Some(0));
+    }
+    line.set(Line::Dead);
+    let sponsor = cluster.node(0).address.to_string();
+    cluster.nodes[2] = Some(Node::start(&cluster.dir(2), &[&sponsor]));
     wait_until(SOON, "it is taken in", || cluster.node(2).log().contains("joined cluster"));
-    cluster.kill(1);
-    cluster.node(0).signal(18);
+    cluster.kill(0);
+    line.set(Line::Good);
+    let ready = || cluster.node(2).request("GET", "/ready", "").status == 200;
+    let mut written = 0;
     wait_until(SETTLED, "it is a member everywhere", || {
-        state(cluster.node(0), &id(cluster.node(2))) == "alive"
-            && state(cluster.node(2), &id(cluster.node(0))) == "alive"
+        // Its clients do not stop for that.
+        written += 1;
+        put(cluster.node(2), &format!("n{written}"), "y");
+        assert!(own.is_none() || ready());
+        state(cluster.node(1), &id(cluster.node(2))) == "alive"
+            && state(cluster.node(2), &id(cluster.node(1))) == "alive"
     });
-    wait_until(SETTLED, "it is ready", || cluster.node(2).request("GET", "/ready", "").status == 200);
+    wait_until(SETTLED, "it is ready", ready);
     shows(cluster.node(2), "k", Some("x"));
+    own.iter().for_each(|key| shows(cluster.node(1), key, Some("z")));
     assert_eq!(put(cluster.node(2), "l?w=2", "y").status, 201);
+}
+
+/// Each is told of the one before it, which is new itself and may not even answer yet: they wait for each other.
+#[test]
+fn a_chain_of_new_nodes_started_at_once_becomes_one_cluster() {
+    const COUNT: usize = 8;
+    for round in 0..2 {
+        let dirs = tempfile::tempdir().unwrap();
+        let addresses: Vec<String> = (0..COUNT).map(|_| free_address().to_string()).collect();
+        let start = |number: usize| {
+            let mut command = std::process::Command::new(crate::support::binary());
+            command.arg(&addresses[number]).args(number.checked_sub(1).map(|before| &addresses[before]));
+            command.arg("--data-dir").arg(dirs.path().join(number.to_string()));
+            Node::launch(command).expect("it serves")
+        };
+        let start = &start;
+        let nodes: Vec<Node> = std::thread::scope(|scope| {
+            // The last first: nobody finds the one that it is told of.
+            let starts: Vec<_> = (0..COUNT).rev().map(|number| scope.spawn(move || start(number))).collect();
+            starts.into_iter().map(|start| start.join().unwrap()).collect()
+        });
+        for node in &nodes {
+            wait_until(
+                SETTLED,
+                &format!("round {round}: {} knows all\n{}", node.address, node.log()),
+                || {
+                    get(node.address, "/membership")["members"].as_array().unwrap().len() == COUNT
+                        && node.request("GET", "/ready", "").status == 200
+                },
+            );
+        }
+    }
 }

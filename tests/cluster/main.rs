@@ -11,6 +11,8 @@ mod support;
 
 mod arrivals;
 mod cluster;
+mod departures;
+mod forged;
 mod guarantees;
 mod hosts;
 mod lines;

@@ -1,0 +1,217 @@
+//! Leaving and being made to leave: who asks is told the truth, in time, and who is out stays out.
+
+use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::proxy::{Line, Proxy};
+use crate::support::{Node, Response, SOON, wait_until};
+use std::process::Command;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A container engine kills a node that it has told to stop after so long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks a node to leave, beside whatever else is asked.
+fn ask_to_leave(node: &Node) -> JoinHandle<Result<Response, String>> {
+    let address = node.address;
+    std::thread::spawn(move || {
+        let mut client = crate::support::Client::connect(address).map_err(|e| e.to_string())?;
+        client.request("POST", "/cluster/leave", &[], b"").map_err(|e| e.to_string())
+    })
+}
+
+fn is_about_to_leave(node: &Node) {
+    wait_until(SOON, "it takes no more requests", || node.request("GET", "/stats", "").status == 503);
+}
+
+/// A member that stands still is taken for alive for some seconds, and has nothing and tells nothing.
+#[test]
+fn a_node_leaves_in_time_though_a_member_stands_still() {
+    let mut cluster = Cluster::start(3);
+    put(cluster.node(2), "k?w=3", "x");
+    let leaver = id(cluster.node(2));
+    cluster.node(1).signal(libc::SIGSTOP);
+    put(cluster.node(2), "l?w=2", "y");
+    let asked = Instant::now();
+    let told = ask_to_leave(cluster.node(2)).join().unwrap().expect("an answer");
+    assert!(asked.elapsed() < PATIENCE, "{:?}", asked.elapsed());
+    assert_eq!((told.status, told.json()["members_that_know"].as_u64()), (200, Some(1)), "{}", told.text());
+    let mut node = cluster.nodes[2].take().unwrap();
+    assert_eq!(node.wait(SOON).code(), Some(0), "{}", node.log());
+    assert!(asked.elapsed() < PATIENCE, "it stopped after {:?}", asked.elapsed());
+    assert_eq!(state(cluster.node(0), &leaver), "none");
+    cluster.node(1).signal(libc::SIGCONT);
+    wait_until(SETTLED, "all know", || state(cluster.node(1), &leaver) == "none");
+    cluster.shows(&[("k", "x"), ("l", "y")]);
+}
+
+#[test]
+fn all_who_ask_a_node_to_leave_are_told_the_same() {
+    let mut cluster = Cluster::start(3);
+    cluster.node(1).signal(libc::SIGSTOP);
+    put(cluster.node(2), "l?w=2", "y");
+    let first = ask_to_leave(cluster.node(2));
+    is_about_to_leave(cluster.node(2));
+    let mut asked = vec![first];
+    asked.extend((0..3).map(|_| ask_to_leave(cluster.node(2))));
+    for asked in asked {
+        let told = asked.join().unwrap().expect("an answer");
+        assert_eq!(
+            (told.status, told.json()["members_that_know"].as_u64()),
+            (200, Some(1)),
+            "{}",
+            told.text()
+        );
+    }
+    assert_eq!(cluster.nodes[2].take().unwrap().wait(SOON).code(), Some(0));
+    cluster.node(1).signal(libc::SIGCONT);
+}
+
+/// As do those who ask a node that stays; nobody's question is kept for later.
+#[test]
+fn all_who_ask_a_node_that_stays_are_told_so() {
+    let cluster = Cluster::start(2);
+    cluster.node(0).signal(libc::SIGSTOP);
+    put(cluster.node(1), "only-here", "x");
+    let first = ask_to_leave(cluster.node(1));
+    is_about_to_leave(cluster.node(1));
+    let asked = [first, ask_to_leave(cluster.node(1)), ask_to_leave(cluster.node(1))];
+    let since = Instant::now();
+    for asked in asked {
+        let told = asked.join().unwrap().expect("an answer");
+        assert_eq!(
+            (told.status, told.text().contains("no other member is known")),
+            (409, true),
+            "{}",
+            told.text()
+        );
+    }
+    assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
+    cluster.node(0).signal(libc::SIGCONT);
+    cluster.settle();
+    cluster.shows(&[("only-here", "x")]);
+}
+
+/// Whoever asks while the node stops for another reason.
+#[test]
+fn who_asks_a_node_that_stops_to_leave_is_told_how_it_stops() {
+    let mut cluster = Cluster::with(3, &["--leave-on-exit"]);
+    cluster.node(1).signal(libc::SIGSTOP);
+    put(cluster.node(2), "l?w=2", "y");
+    cluster.node(2).signal(libc::SIGTERM);
+    is_about_to_leave(cluster.node(2));
+    let told = ask_to_leave(cluster.node(2)).join().unwrap().expect("an answer");
+    assert_eq!((told.status, told.json()["members_that_know"].as_u64()), (200, Some(1)), "{}", told.text());
+    assert_eq!(cluster.nodes[2].take().unwrap().wait(SOON).code(), Some(0));
+    cluster.node(1).signal(libc::SIGCONT);
+}
+
+#[test]
+fn a_node_that_is_alone_has_nobody_to_leave() {
+    let dirs = tempfile::tempdir().unwrap();
+    let node = Node::start(dirs.path(), &["--leave-on-exit"]);
+    let cluster = get(node.address, "/membership")["cluster"].clone();
+    let told = node.request("POST", "/cluster/leave", "");
+    assert_eq!((told.status, told.text().contains("no other member")), (409, true), "{}", told.text());
+    let address = node.address.to_string();
+    let told =
+        Command::new(crate::support::binary()).args(["leave", "--address", &address]).output().unwrap();
+    assert_eq!(told.status.code(), Some(1), "{}", String::from_utf8_lossy(&told.stdout));
+    assert_eq!(put(&node, "k", "x").status, 201, "it serves on");
+    // To stop is all that it can do, and no failure.
+    assert_eq!(node.stop().code(), Some(0));
+    let node = Node::start(dirs.path(), &[]);
+    assert_eq!(get(node.address, "/membership")["cluster"], cluster);
+    shows(&node, "k", Some("x"));
+}
+
+/// Two nodes and room for a third; the second is reached by this line only.
+pub fn with_one_behind_a_line() -> (Cluster, Proxy) {
+    let line = Proxy::start();
+    let address = line.address.to_string();
+    let mut cluster = Cluster::each(3, move |number| match number {
+        1 => vec!["--advertise".into(), address.clone()],
+        _ => Vec::new(),
+    });
+    cluster.up(0);
+    cluster.up(1);
+    line.leads_to(cluster.node(1).address);
+    cluster.settle();
+    (cluster, line)
+}
+
+/// The member by which it comes back knows nothing of the eviction yet.
+#[test]
+fn an_evicted_node_comes_back_as_one_that_is_taken_in() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    cluster.up(2);
+    cluster.settle();
+    let evicted = id(cluster.node(2));
+    // Whether it hears of it itself is a matter of chance.
+    let hears = (0..30).any(|_| {
+        line.set(Line::Dead);
+        assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_millis(500) {
+            if state(cluster.node(2), &evicted) == "none" {
+                return true;
+            }
+        }
+        line.set(Line::Good);
+        cluster.kill(2);
+        cluster.up(2);
+        cluster.settle();
+        false
+    });
+    assert!(hears, "else this test shows nothing");
+    let address = cluster.node(2).address.to_string();
+    cluster.kill(0);
+    cluster.kill(2);
+    line.set(Line::Good);
+    let before = cluster.node(1).log();
+    let mut command = Command::new(crate::support::binary());
+    command.arg(&address).arg("--data-dir").arg(cluster.dir(2));
+    cluster.nodes[2] = Some(Node::launch(command).expect("it serves"));
+    let taken_in = format!("node {evicted} is a member now");
+    wait_until(SETTLED, "it is a member there", || {
+        state(cluster.node(2), &evicted) == "alive" && state(cluster.node(1), &evicted) == "alive"
+    });
+    let log = cluster.node(1).log();
+    assert!(log[before.len()..].contains(&taken_in), "{log}");
+    cluster.up(0);
+    cluster.settle();
+}
+
+/// A member that is told to join by one that was evicted, and runs on.
+#[test]
+fn nobody_brings_an_evicted_node_back() {
+    let mut cluster = Cluster::start(3);
+    let evicted = id(cluster.node(1));
+    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+    wait_until(SETTLED, "all know", || state(cluster.node(2), &evicted) == "none");
+    let address = cluster.node(1).address.to_string();
+    cluster.kill(2);
+    cluster.nodes[2] = Some(Node::start(&cluster.dir(2), &[&address]));
+    wait_until(SETTLED, "it has asked", || cluster.node(2).log().contains(&format!("by {address}")));
+    put(cluster.node(2), "k?w=2", "x");
+    shows(cluster.node(0), "k", Some("x"));
+    for number in [0, 2] {
+        assert_eq!(state(cluster.node(number), &evicted), "none", "{}", cluster.node(2).log());
+        assert_eq!(get(cluster.node(number).address, "/membership")["members"].as_array().unwrap().len(), 2);
+    }
+}
+
+/// One member has not yet heard that a node has joined: that is no eviction.
+#[test]
+fn a_node_that_one_member_does_not_know_yet_was_not_evicted() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    line.set(Line::Dead);
+    let sponsor = cluster.node(0).address.to_string();
+    cluster.nodes[2] = Some(Node::start(&cluster.dir(2), &[&sponsor]));
+    wait_until(SOON, "it is taken in", || cluster.node(2).log().contains("joined cluster"));
+    cluster.kill(2);
+    line.set(Line::Good);
+    cluster.up_untold(2);
+    cluster.settle();
+    let log = cluster.node(2).log();
+    assert!(!log.contains("was evicted"), "{log}");
+}

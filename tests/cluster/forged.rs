@@ -1,0 +1,196 @@
+//! What no node says: messages of strangers and of members that lie, where no secret keeps them out. Nothing of it may end a
+//! node, hold it up, or take from it what it has.
+
+use crate::cluster::{Cluster, get, id, put, shows};
+use crate::support::{Node, Response, SOON};
+use dynarust::limits::SEQ_MAX;
+use dynarust::replica::{Change, Digest, Dot, Entry, Frame, Hlc, Kind, NodeId, Range, Value, Version};
+use serde::Serialize;
+use std::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// As in `network/wire.rs`, which nobody else can write.
+#[derive(Serialize, Clone)]
+struct Envelope {
+    cluster: NodeId,
+    from: NodeId,
+    run: u64,
+    now_ms: u64,
+    address: String,
+    body: Message,
+}
+
+#[derive(Serialize, Clone)]
+enum Message {
+    Frame(NodeId, Frame),
+    #[expect(dead_code, reason = "it holds the place of the variant")]
+    Sweep,
+    Join {
+        members: u64,
+        left: Option<NodeId>,
+        advertise: Option<String>,
+        port: u16,
+    },
+}
+
+fn bytes(protocol: u16, body: &[u8]) -> Vec<u8> {
+    let mut bytes = b"DYNA".to_vec();
+    bytes.extend(protocol.to_be_bytes());
+    bytes.extend(xxh3_64(body).to_be_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+fn say(node: &Node, envelope: &impl Serialize) -> Response {
+    let body = postcard::to_stdvec(envelope).expect("it can be encoded");
+    post(node, &bytes(dynarust::network::PROTOCOL, &body))
+}
+
+fn post(node: &Node, bytes: &[u8]) -> Response {
+    node.request_with("POST", "/cluster/message", &[], bytes)
+}
+
+/// The refusal in an answer, or what else it is, as text.
+fn answer(response: &Response) -> String {
+    String::from_utf8_lossy(&response.body).into_owned()
+}
+
+/// Somebody who speaks the language.
+struct Rogue {
+    cluster: NodeId,
+    target: NodeId,
+    me: NodeId,
+}
+
+impl Rogue {
+    fn before(node: &Node) -> Rogue {
+        let cluster = get(node.address, "/membership")["cluster"].as_str().unwrap().parse().unwrap();
+        Rogue { cluster, target: id(node).parse().unwrap(), me: NodeId(0xbad) }
+    }
+
+    fn envelope(&self, body: Message) -> Envelope {
+        let now_ms = u64::MAX / 2 + 1;
+        Envelope { cluster: self.cluster, from: self.me, run: 1, now_ms, address: "127.0.0.1:1".into(), body }
+    }
+
+    fn joins(&self, node: &Node, advertise: &str) -> Response {
+        let join = Message::Join { members: 1, left: None, advertise: Some(advertise.to_owned()), port: 1 };
+        say(node, &self.envelope(join))
+    }
+
+    fn frame(
+        &self,
+        vv: &[(NodeId, u64)],
+        ranges: Vec<Range>,
+        entries: Vec<(Kind, Vec<u8>, Entry)>,
+    ) -> Envelope {
+        let vv = vv.iter().map(|(origin, seq)| Dot::new(*origin, *seq)).collect();
+        let frame = Frame { sender: self.me, vv, digest: Digest::default(), ranges, entries };
+        self.envelope(Message::Frame(self.target, frame))
+    }
+}
+
+fn range(origin: NodeId, after: u64, through: u64) -> Range {
+    Range { origin, after, through, changes: Vec::new() }
+}
+
+#[test]
+fn strangers_and_garbage_change_nothing() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node(0);
+    put(node, "k", "x");
+    let before = get(node.address, "/stats")["version_vector"].clone();
+    let rogue = Rogue::before(node);
+    let frame = rogue.frame(&[(rogue.me, 7)], vec![range(rogue.me, 0, 7)], Vec::new());
+    let told = say(node, &frame);
+    assert!(told.status == 200 && told.body.len() < 100, "a stranger is refused: {}", answer(&told));
+    let body = postcard::to_stdvec(&frame).unwrap();
+    for length in 0..body.len() {
+        assert_eq!(
+            post(node, &bytes(dynarust::network::PROTOCOL, &body[..length])).status,
+            400,
+            "{length} bytes"
+        );
+    }
+    for rubbish in [&b""[..], b"DYNA", &[0xff; 4_000]] {
+        assert_eq!(post(node, rubbish).status, 400);
+        assert_eq!(post(node, &bytes(dynarust::network::PROTOCOL, rubbish)).status, 400);
+    }
+    for address in [
+        "",
+        "nowhere",
+        "http://evil.example/",
+        "a/b:1",
+        "a b:1",
+        "x@y:1",
+        "0.0.0.0:1",
+        ":1",
+        "a:0",
+        "a:99999",
+    ] {
+        let said = answer(&rogue.joins(node, address));
+        assert!(said.contains("no address"), "{address:?}: {said}");
+    }
+    assert!(answer(&rogue.joins(node, &format!("{}:1", "a".repeat(100_000)))).contains("no address"));
+    assert_eq!(get(node.address, "/membership")["members"].as_array().unwrap().len(), 1);
+    assert_eq!(get(node.address, "/stats")["version_vector"], before);
+}
+
+/// Sorting them is work; that each was put in its place made it the square of that, before anybody asked who sends.
+#[test]
+fn a_huge_vector_out_of_order_holds_nobody_up() {
+    #[derive(Serialize)]
+    struct Raw(NodeId, NodeId, u64, u64, String, u8, NodeId, NodeId, Vec<(u64, u64)>);
+    let cluster = Cluster::start(1);
+    let node = cluster.node(0);
+    let rogue = Rogue::before(node);
+    let vv: Vec<(u64, u64)> = (1..=1_000_000).rev().map(|origin| (origin, 1)).collect();
+    let began = Instant::now();
+    let to = rogue.target;
+    say(node, &Raw(rogue.cluster, rogue.me, 1, 1, String::new(), 0, to, rogue.me, vv));
+    assert!(began.elapsed() < SOON / 3, "{:?}", began.elapsed());
+}
+
+/// It is a member, since anybody may be one, and claims what nobody has.
+#[test]
+fn a_member_that_lies_takes_nothing_from_others() {
+    let dirs = tempfile::tempdir().unwrap();
+    let node = Node::start(dirs.path(), &[]);
+    put(&node, "k", "x");
+    let rogue = Rogue::before(&node);
+    assert!(answer(&rogue.joins(&node, "127.0.0.1:1")).contains("127.0.0.1:1"));
+    let (target, other) = (rogue.target, NodeId(7));
+    // Of a vector that does not have it.
+    for lie in
+        [range(target, 0, u64::MAX), range(other, 0, u64::MAX), range(target, 3, 2), range(NodeId(0), 0, 1)]
+    {
+        let said = answer(&say(&node, &rogue.frame(&[(rogue.me, 1)], vec![lie.clone()], Vec::new())));
+        assert!(said.contains("can't be"), "{lie:?}: {said}");
+    }
+    // Of the end of all numbers, and of the last that is believed.
+    let last = |seq: u64| {
+        let dot = Dot::new(rogue.me, seq);
+        let value = Value::Inline(b"\"y\"".to_vec());
+        let version = Version { dot, hlc: Hlc(u64::MAX), expires_at_ms: Some(u64::MAX), value };
+        let entry = Entry::from_parts(vec![version], [dot].into_iter().collect());
+        let changes = vec![Change { seq, kind: Kind::Data, key: b"far".to_vec() }];
+        let all = Range { origin: rogue.me, after: 0, through: seq, changes };
+        let vv = [(rogue.me, seq), (other, seq), (NodeId(8), seq)];
+        answer(&say(&node, &rogue.frame(&vv, vec![all], vec![(Kind::Data, b"far".to_vec(), entry)])))
+    };
+    let said = last(u64::MAX);
+    assert!(said.contains("can't be"), "{said}");
+    let said = last(SEQ_MAX);
+    assert!(!said.contains("can't be"), "{said}");
+    for path in ["/membership", "/stats", "/conflicts", &format!("/membership/{}", rogue.me), "/key/far"] {
+        assert_eq!(node.request("GET", path, "").status, 200, "{path}");
+    }
+    assert_eq!(put(&node, "l", "z").status, 201);
+    assert_eq!(put(&node, "far", "z").status, 200);
+    // What is on the disk can be read again.
+    node.kill();
+    let node = Node::start(dirs.path(), &[]);
+    for (key, value) in [("k", "x"), ("l", "z"), ("far", "z")] {
+        shows(&node, key, Some(value));
+    }
+}
