@@ -201,7 +201,7 @@ pub const FULL_QUEUE_PAUSE_MS: u64 = 5;
 pub const FRAME_EVENTS_MAX: u64 = 4_096;
 /// Bytes of all entries of one frame or piece of a sweep, about; a larger entry travels alone.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
-/// Keys of one piece of a sweep: each is a commit there and some milliseconds of reading here, and clients of both wait behind them.
+/// Keys of one piece of a sweep: a commit there and some milliseconds of reading here, behind which clients of both wait.
 pub const SWEEP_KEYS_MAX: u64 = 512;
 
 /// Largest body of a message between nodes: an entry travels whole, with as many siblings as it may have.

@@ -23,7 +23,6 @@ mod shipper;
 mod swim;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
