@@ -17,7 +17,6 @@ mod leave;
 mod meet;
 mod pulse;
 mod routes;
-mod runs;
 mod secret;
 mod shipper;
 mod swim;
@@ -34,7 +33,6 @@ use tokio::sync::{Semaphore, mpsc};
 pub use error::Error;
 pub use leave::{Left, Stays};
 pub use routes::{Denied, answer};
-pub use runs::Runs;
 pub use secret::Secret;
 pub use wire::PROTOCOL;
 
@@ -46,7 +44,7 @@ use wire::{Envelope, Message, Reply};
 
 use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, PEER_BODIES_BYTES_MAX, RETRY_MS};
 use crate::peers::{Arrival, Member, Peers, is_wildcard};
-use crate::replica::{Kind, NodeId};
+use crate::replica::{Kind, NodeId, Runs};
 use crate::storage::{self, Action, Condition, Rejection, Request, Store, Tags};
 
 /// How a node takes part in a cluster; values are valid.

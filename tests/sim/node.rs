@@ -6,10 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynarust::limits::CLOCK_AHEAD_MS_MAX;
-use dynarust::network::Runs;
 use dynarust::replica::{
-    Bounds, Courier, Dot, Frame, Hlc, Kind, NodeId, Place, Replaces, Replica, Sweep, Trees, Unit, Value,
-    VersionVector, Write,
+    Bounds, Courier, Dot, Frame, Hlc, Kind, NodeId, Place, Replaces, Replica, Runs, Sweep, Trees, Unit,
+    Value, VersionVector, Write,
 };
 use dynarust::storage::{Audience, Changes, Heard, Pass};
 

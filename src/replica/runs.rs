@@ -1,14 +1,12 @@
 //! Which processes have spoken for each peer: two at a time are one too many, and the next one may have less than the last.
 //!
-//! Pure, for the simulation runs it as well.
-//!
 //! A process never gets back behind what it has said, but what it says may come out of order: a piece of a sweep that was made
 //! before an answer which overtook it. So what a member has said counts only against its later processes.
 
 use std::collections::BTreeMap;
 
+use super::dot::NodeId;
 use crate::limits::RUNS_KEPT;
-use crate::replica::NodeId;
 
 /// The processes of all peers, the newest of each last.
 #[derive(Debug, Default)]
