@@ -201,11 +201,17 @@ pub const FULL_QUEUE_PAUSE_MS: u64 = 5;
 pub const FRAME_EVENTS_MAX: u64 = 4_096;
 /// Bytes of all entries of one frame or piece of a sweep, about; a larger entry travels alone.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
-/// Keys of one piece of a sweep: a commit there and some milliseconds of reading here, behind which clients of both wait.
-pub const SWEEP_KEYS_MAX: u64 = 512;
+/// Keys of one piece of a sweep, at first and at most: a commit there and some milliseconds of reading here, behind which clients
+/// of both wait. More where it is the line that takes its time.
+pub const SWEEP_KEYS: (u64, u64) = (512, 4_096);
+/// A piece that takes longer to be answered is followed by a larger one, in ms: several times what a commit takes.
+pub const SWEEP_ANSWER_MS: u64 = 50;
 
 /// Largest body of a message between nodes: an entry travels whole, with as many siblings as it may have.
 pub const PEER_BODY_BYTES_MAX: usize = 512 << 20;
+
+/// Bytes of each that do not count there.
+pub const PEER_BODY_BYTES_SMALL: usize = 64 << 10;
 
 /// Bytes of messages of other nodes that may come in at a time: the largest fits. What does not is to be sent again.
 pub const PEER_BODIES_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
@@ -302,8 +308,8 @@ pub const UNEQUAL_LOOKS: u32 = 20;
 pub const COMPARE_PAUSE_MS: (u64, u64) = (60_000, 3_600_000);
 
 /// A member that lacks at least so many events, and so many times as many as there are keys, is sent everything instead of the
-/// events. A key of a sweep takes about as long as two events; fewer events are over within a second either way, and leave the
-/// member's log whole.
+/// events. A key of a sweep takes about as long as two events; fewer events are over within some seconds either way, and leave
+/// the member's log whole.
 pub const SWEEP_RATHER_EVENTS: (u64, u64) = (65_536, 4);
 
 /// Processes remembered of each peer: a message may be late by some restarts.

@@ -166,7 +166,9 @@ async fn leave(app: &App, network: &Network, returns: bool, began: Instant) -> L
         Err(why) => {
             let level = if matches!(why, Stays::Holds(_)) { log::Level::Error } else { log::Level::Info };
             log::log!(level, "this node does not leave: {why}");
-            app.resume();
+            if !returns {
+                app.resume();
+            }
         }
     }
     left

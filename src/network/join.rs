@@ -1,7 +1,7 @@
 //! Joining, from both sides: find a member and be taken in; take a node in.
 //!
 //! Two clusters of several members are never made one here, and new nodes that find only each other become one cluster, not
-//! several.
+//! several, unless those whom they are told to ask go round in a ring.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

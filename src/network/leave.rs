@@ -115,10 +115,13 @@ impl Network {
             return Err(Stays::Alone);
         }
         if holders == 0 && !evicted {
-            let addresses: Vec<String> = members.iter().map(ToString::to_string).collect();
+            let ids: Vec<String> = members.iter().map(ToString::to_string).collect();
+            let advice = match members.iter().any(|id| house.peers.get(*id).liveness != Liveness::Down) {
+                true => "they may get there: try again".to_owned(),
+                false => format!("start one of {}, or evict this node there", ids.join(", ")),
+            };
             return Err(Stays::Holds(format!(
-                "no other member is known to have all that this node has: start one of {}, or evict this node there",
-                addresses.join(", ")
+                "no other member is known to have all that this node has: {advice}"
             )));
         }
         let failed = |rejection: Rejection| Stays::Holds(rejection.to_string());

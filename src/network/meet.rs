@@ -109,7 +109,8 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
     for id in strangers {
         let Some(address) = house.reach(id).await else { continue };
         if ask_to_join(house, &address).await.is_ok() {
-            return Ok(Vec::new());
+            // Once more, until others know it as well: who took it in may be gone before that.
+            return Ok(vec![address]);
         }
         addresses.push(address);
     }
@@ -158,13 +159,13 @@ async fn come_back(house: &House, left_there: Vec<String>) -> Result<Vec<String>
     let asked = async {
         for address in &addresses {
             if ask_to_join(house, address).await.is_ok() {
-                return true;
+                return Some(address.clone());
             }
         }
-        false
+        None
     };
-    if tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await == Ok(true) {
-        return Ok(Vec::new());
+    if let Ok(Some(address)) = tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await {
+        return Ok(vec![address]);
     }
     if house.store.cluster() != NOWHERE {
         // One of them has said yes, if not yet the rest.
@@ -199,6 +200,10 @@ async fn greet_at(house: &House, id: NodeId, address: &str) -> Result<(), Error>
     let frame = Frame { sender: house.store.me(), vv, digest, ranges: Vec::new(), entries: Vec::new() };
     let (_, reply) = house.ask(address, Message::Frame(id, frame)).await?;
     if let Reply::Have(vv) = reply {
+        let me = house.store.me();
+        if vv.get(me) > house.store.published().vv.get(me) {
+            return Err(Refusal::RolledBack(vv.get(me)).into());
+        }
         house.store.acknowledge(id, &vv);
     }
     Ok(())

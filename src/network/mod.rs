@@ -213,7 +213,8 @@ impl House {
         }
         if self.store.is_member(from) {
             // Before what it says is noted: it may be another process than the one that said something else.
-            self.hear(from, run);
+            let twin = || Error::Unreadable(format!("two processes answer as node {from}"));
+            self.hear(from, run).ok_or_else(twin)?;
         }
         self.seen(from, now_ms, address);
         match body {

@@ -14,7 +14,9 @@ use super::error::Error;
 use super::pulse::Beat;
 use super::wire::{self, Envelope, Message, Pulse, Refusal, Reply};
 use super::{Door, House};
-use crate::limits::{PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BYTES_PER_MS_LEAST, SWIM_PACKETS_MAX};
+use crate::limits::{
+    PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BODY_BYTES_SMALL, PEER_BYTES_PER_MS_LEAST, SWIM_PACKETS_MAX,
+};
 use crate::replica::{NodeId, VersionVector};
 use crate::storage::{Parcel, Rejection};
 
@@ -87,13 +89,17 @@ async fn body<'a>(door: &'a Door, payload: &mut Payload) -> Result<(BytesMut, Se
         // As long as its sender waits: what comes in drops must not hold the room.
         let limit = PEER_ANSWER_MS + whole.len() as u64 / PEER_BYTES_PER_MS_LEAST;
         let limit = began + Duration::from_millis(limit);
+        // Nor must who is gone.
+        let limit = limit.min(tokio::time::Instant::now() + Duration::from_millis(PEER_ANSWER_MS));
         let Some(piece) = tokio::time::timeout_at(limit, piece).await.map_err(late)? else { break };
         let piece = piece.map_err(|e| Denied::Unreadable(format!("the message broke off: {e}")))?;
         if whole.len() + piece.len() > PEER_BODY_BYTES_MAX {
             return Err(Denied::Unreadable(format!("a message has at most {PEER_BODY_BYTES_MAX} bytes")));
         }
-        room.merge(door.room.try_acquire_many(piece.len() as u32).map_err(|_| Denied::Busy)?);
         whole.extend_from_slice(&piece);
+        // Small ones always have room, or who is alive would not be heard: connections bound them.
+        let more = whole.len().saturating_sub(PEER_BODY_BYTES_SMALL).min(piece.len());
+        room.merge(door.room.try_acquire_many(more as u32).map_err(|_| Denied::Busy)?);
     }
     Ok((whole, room))
 }

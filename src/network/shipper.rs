@@ -15,8 +15,8 @@ use super::error::Error;
 use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
 use crate::limits::{
-    COMPARE_PAUSE_MS, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, REFUSED_TOLD_MS, SWEEP_KEYS_MAX, TELL_MS,
-    TELL_SHARE, UNEQUAL_LOOKS,
+    COMPARE_PAUSE_MS, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, REFUSED_TOLD_MS, SWEEP_ANSWER_MS, SWEEP_KEYS,
+    TELL_MS, TELL_SHARE, UNEQUAL_LOOKS,
 };
 use crate::replica::{Bounds, Courier, NodeId, VersionVector};
 use crate::storage::Next;
@@ -32,6 +32,8 @@ struct Shipper {
     told: Option<(VersionVector, Instant)>,
     comparisons: Comparisons,
     refused: Refused,
+    /// Keys of the next piece of a sweep.
+    piece_keys: u64,
 }
 
 /// Refusals in a row.
@@ -83,7 +85,8 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
     let mut feed = house.store.feed();
     let (courier, began) = (Courier::new(peer), Instant::now());
     let (comparisons, refused) = (Comparisons { last: None }, Refused::default());
-    let mut shipper = Shipper { house, peer, courier, began, told: None, comparisons, refused };
+    let piece_keys = SWEEP_KEYS.0;
+    let mut shipper = Shipper { house, peer, courier, began, told: None, comparisons, refused, piece_keys };
     let mut failures = 0;
     loop {
         feed.mark_unchanged();
@@ -142,7 +145,14 @@ impl Shipper {
             _ => None,
         };
         let said = house.store.said_by(self.peer).unwrap_or_default().vv;
+        let (sweeps, asked) = (matches!(&message, Message::Sweep(..)), Instant::now());
         let (from, reply) = house.ask(&address, message).await?;
+        if sweeps {
+            self.piece_keys = match asked.elapsed() > Duration::from_millis(SWEEP_ANSWER_MS) {
+                true => (2 * self.piece_keys).min(SWEEP_KEYS.1),
+                false => (self.piece_keys / 2).max(SWEEP_KEYS.0),
+            };
+        }
         if from != self.peer {
             return Err(Refusal::OtherNode(from).into());
         }
@@ -157,6 +167,11 @@ impl Shipper {
                 self.peer
             );
             house.store.fell_back(self.peer, &vv);
+        }
+        // Nothing is sent before it is published: who knows more knew another history of this node.
+        let me = house.store.me();
+        if vv.get(me) > house.store.published().vv.get(me) {
+            return Err(Refusal::RolledBack(vv.get(me)).into());
         }
         house.store.acknowledge(self.peer, &vv);
         self.told = telling.map(|told| (told, Instant::now())).or(self.told.take());
@@ -193,17 +208,19 @@ impl Shipper {
                     self.courier.met();
                     return Ok(Message::Frame(self.peer, frame));
                 }
-                Next::Sweep { target, rather } => {
-                    let what =
-                        rather.map(|events| format!("{events} events, so many that everything takes less"));
-                    let what = what.unwrap_or_else(|| "more than the log has".into());
-                    log::info!("member {} lacks {what}: it is sent everything", self.peer);
+                Next::Sweep { target, rather: None } => {
+                    log::info!("member {} lacks more than the log has: it is sent everything", self.peer);
                     self.courier.begin_sweep(target);
+                }
+                Next::Sweep { target, rather: Some(events) } => {
+                    let what = "so many that everything takes less: it is sent everything";
+                    log::info!("member {} lacks {events} events, {what}", self.peer);
+                    self.courier.choose_sweep(target);
                 }
             }
         }
         let (target, after) = self.courier.piece().expect("begun above, or under way");
-        let bounds = Bounds { count: SWEEP_KEYS_MAX, bytes: FRAME_BYTES_MAX };
+        let bounds = Bounds { count: self.piece_keys, bytes: FRAME_BYTES_MAX };
         let piece = house.store.sweep_for(target, after, bounds).await?;
         self.courier.sent(&piece);
         Ok(Message::Sweep(self.peer, piece))

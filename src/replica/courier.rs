@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::dot::NodeId;
 use super::frame::{Bound, Sweep};
 use super::vector::VersionVector;
-use crate::limits::RELAY_AFTER_MS;
+use crate::limits::{RELAY_AFTER_MS, SWEEP_RATHER_EVENTS};
 
 /// What is known of one member's progress.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Courier {
     lacks: Lacks,
     /// Has it been seen to have all that we had forgotten then?
     met: bool,
+    /// Was it swept, or about to be, only because that takes less than the events? Not again before it lacked few.
+    chosen: bool,
 }
 
 /// What a member is to be sent next.
@@ -36,6 +38,8 @@ pub struct Wants {
     pub origins: BTreeSet<NodeId>,
     /// Who is met for the first time may hold what has been forgotten, of any origin.
     pub first: bool,
+    /// It may be swept although the log has what it lacks.
+    pub may_choose: bool,
 }
 
 impl Wants {
@@ -66,6 +70,7 @@ impl Courier {
             showed: false,
             lacks: Lacks::default(),
             met: false,
+            chosen: false,
         }
     }
 
@@ -86,7 +91,10 @@ impl Courier {
         }
         let mut origins = self.lacks.relayed(vv, &have, [me, self.peer], now_ms);
         origins.insert(me);
-        Wants { have, origins, first: !self.met }
+        let ours = vv.iter().filter(|dot| origins.contains(&dot.origin));
+        let lacks = ours.map(|dot| dot.seq.saturating_sub(have.get(dot.origin))).fold(0, u64::saturating_add);
+        self.chosen &= self.have.is_none() || lacks >= SWEEP_RATHER_EVENTS.0 / 2;
+        Wants { have, origins, first: !self.met, may_choose: self.met && !self.chosen }
     }
 
     /// The member needs no sweep: a frame is on its way.
@@ -98,6 +106,13 @@ impl Courier {
     /// The member lacks more than the log has: from now on it is sent everything up to `target`.
     pub fn begin_sweep(&mut self, target: VersionVector) {
         self.sweep = Some((target, None));
+    }
+
+    /// The same, although the log has what the member lacks. Under load it lacks much again when the sweep is over, and whoever
+    /// was cut off would never get to its end: so it gets events then.
+    pub fn choose_sweep(&mut self, target: VersionVector) {
+        self.chosen = true;
+        self.begin_sweep(target);
     }
 
     /// The member has incorporated the same and holds something else: it is shown everything, between the events.

@@ -10,7 +10,7 @@ use super::frame::{Bound, Bounds, Frame, Range, Sweep, size};
 use super::unit::{Place, Unit};
 use super::vector::VersionVector;
 use super::{Kind, Replica, Trees};
-use crate::limits::{SWEEP_RATHER_EVENTS, SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
+use crate::limits::{SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
 
 /// How far a receiver is in a sweep: lost with the process, for then the sweep begins anew. Under the keys up to `through`
 /// everything up to `target` is incorporated: a version that comes late from elsewhere, and was not listed, is dead.
@@ -27,12 +27,17 @@ impl Replica {
         self.floor.iter().any(|dot| concerns(dot.origin) && !have.covers(dot))
     }
 
-    /// Does a peer that has `have` lack so many events of these origins that everything takes less to send? Most of them would be
-    /// of keys that are sent again and again: so many for whoever was away while a few keys were written often. If so, how many.
-    pub fn rather_sweeps(&self, have: &VersionVector, only: impl Fn(NodeId) -> bool) -> Option<u64> {
+    /// Does a peer that has `have` lack so many events of these origins that everything takes less to send: at least so many, and
+    /// so many times as many as there are keys? Most of them would be of keys that are sent again and again: so it is for whoever
+    /// was away while a few keys were written often. If so, how many.
+    pub fn rather_sweeps(
+        &self,
+        have: &VersionVector,
+        only: impl Fn(NodeId) -> bool,
+        (least, times): (u64, u64),
+    ) -> Option<u64> {
         let ours = self.vv.iter().filter(|dot| only(dot.origin));
-        let lacks: u64 = ours.map(|dot| dot.seq.saturating_sub(have.get(dot.origin))).sum();
-        let (least, times) = SWEEP_RATHER_EVENTS;
+        let lacks = ours.map(|dot| dot.seq.saturating_sub(have.get(dot.origin))).fold(0, u64::saturating_add);
         (lacks >= least && lacks / times >= self.totals.keys).then_some(lacks)
     }
 

@@ -33,7 +33,9 @@ impl Runs {
         if before.clone().count() > 1 {
             return None;
         }
-        let least = before.map(|known| known.least).next().unwrap_or_else(told);
+        // A successor has what its predecessor had to have, whatever was told of it since.
+        let inherited = known.last().map_or(0, |last| last.least);
+        let least = before.map(|known| known.least).next().unwrap_or_else(|| told().max(inherited));
         known.push(Run { id: run, least });
         let more = known.len().saturating_sub(RUNS_KEPT);
         known.drain(..more);

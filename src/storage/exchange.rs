@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::committer::Message;
 use super::shipping::{self, Next};
 use super::{Error, Parcel, Rejection, Said, Store, blocking, fatal_if_failed};
-use crate::limits::FULL_QUEUE_PAUSE_MS;
+use crate::limits::{FULL_QUEUE_PAUSE_MS, SWEEP_RATHER_EVENTS};
 use crate::replica::{Bound, Bounds, Dot, NodeId, Sweep, VersionVector, Wants};
 
 impl Store {
@@ -71,8 +71,12 @@ impl Store {
                 Some(frame) if !must_sweep(&have) => return Ok(Next::Frame(frame)),
                 _ => have.join(&said),
             }
-            let rather = replica.rather_sweeps(&have, |origin| wants.origins.contains(&origin));
-            if must_sweep(&have) || rather.is_some() {
+            if must_sweep(&have) {
+                return Ok(Next::Sweep { target: published.vv.clone(), rather: None });
+            }
+            let only = |origin| wants.origins.contains(&origin);
+            let rather = replica.rather_sweeps(&have, only, SWEEP_RATHER_EVENTS);
+            if rather.is_some() && wants.may_choose {
                 return Ok(Next::Sweep { target: published.vv.clone(), rather });
             }
             let (inner, origins, had) = (self.0.clone(), wants.origins.clone(), have.clone());

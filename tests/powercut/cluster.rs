@@ -232,7 +232,7 @@ pub async fn ship(store: &Store, peer: &mut Peer, bounds: Bounds) -> bool {
     let have = peer.replica.vv().clone();
     // All that the store has of anybody, whatever the peer lacks of it.
     let origins = store.published().vv.iter().map(|dot| dot.origin).collect();
-    let wants = Wants { have, origins, first: true };
+    let wants = Wants { have, origins, first: true, may_choose: false };
     let next = store.next_for(peer.replica.me(), &wants, bounds).await.expect("a store that can be read");
     match next {
         Next::Frame(frame) => {

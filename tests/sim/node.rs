@@ -14,6 +14,9 @@ use dynarust::storage::{Audience, Changes, Heard, Pass};
 
 use crate::disk::Disk;
 
+/// From so many events on, and so many a key, a sweep is preferred: few, since few are written here.
+const RATHER: (u64, u64) = (6, 3);
+
 /// A member that has said nothing for so long holds forgetting back no more.
 const FORGET_AFTER_MS: u64 = 90_000;
 
@@ -268,8 +271,11 @@ impl Node {
             let wants = line.courier.wants(disk.me, reader.vv(), said.as_ref(), now_ms);
             let must_sweep =
                 |replica: &Replica| replica.must_sweep(&wants.have, |origin| wants.concerns(origin));
+            let rather = reader.rather_sweeps(&wants.have, |origin| wants.origins.contains(&origin), RATHER);
             if must_sweep(&reader) {
                 line.courier.begin_sweep(reader.vv().clone());
+            } else if rather.is_some() && wants.may_choose {
+                line.courier.choose_sweep(reader.vv().clone());
             } else {
                 let origins = &wants.origins;
                 let Ok(frame) = reader.frame(&wants.have, bounds, |origin| origins.contains(&origin), disk);
