@@ -28,11 +28,7 @@ pub struct End {
 
 impl From<storage::Error> for End {
     fn from(error: storage::Error) -> End {
-        let mut line = error.to_string();
-        if error.exit() == Exit::Damaged {
-            line.push_str(CHOICES);
-        }
-        End { exit: error.exit(), line }
+        End { exit: error.exit(), line: error.advised() }
     }
 }
 
@@ -44,10 +40,6 @@ impl From<network::Error> for End {
         }
     }
 }
-
-/// What to do about a damaged directory.
-const CHOICES: &str = "; nothing is served from it. Make a copy before you start again: opening may have cut store/db off \
-behind the damage. Choices: put a sound copy of the directory in its place, or move it aside and start with an empty one";
 
 /// Runs a node until it is asked to stop.
 pub fn run(config: Config) -> Result<(), End> {
@@ -231,7 +223,7 @@ fn end_on_panic() {
 /// Ends the process at once, with a line that says what to do.
 pub fn end_with_advice(exit: Exit, why: &str) -> ! {
     let advice = match exit {
-        Exit::Damaged => CHOICES,
+        Exit::Damaged => storage::CHOICES,
         Exit::Failed => "; restart to recover the last commit",
         _ => "; this is a bug, please report it",
     };

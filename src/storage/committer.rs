@@ -487,7 +487,7 @@ fn refused<T>(done: Result<T, Refusal>) -> Result<Result<T, Rejection>, Error> {
 /// An error of the storage ends the process.
 fn or_end(done: Result<(), Error>) {
     if let Err(error) = done {
-        durable::end_process(error.exit(), &error.to_string());
+        durable::end_process(error.exit(), &error.advised());
     }
 }
 

@@ -20,7 +20,19 @@ pub enum Error {
     Failed(String),
 }
 
+/// What to do about a damaged directory.
+pub const CHOICES: &str = "; nothing is served from it. Make a copy before you start again: opening may have cut store/db off \
+behind the damage. Choices: put a sound copy of the directory in its place, or move it aside and start with an empty one";
+
 impl Error {
+    /// The line with which a process ends that can't go on because of it: what happened, and what to do.
+    pub fn advised(&self) -> String {
+        match self {
+            Error::Damaged(_) => format!("{self}{CHOICES}"),
+            _ => self.to_string(),
+        }
+    }
+
     /// How a process ends that can't go on because of it.
     pub fn exit(&self) -> Exit {
         match self {

@@ -47,7 +47,7 @@ pub use audience::Audience;
 pub use changes::{Changes, Kept};
 pub use directory::{FORMAT, Tenant, tenant};
 pub use durable::{end_process, sync_calls};
-pub use error::{Error, Rejection};
+pub use error::{CHOICES, Error, Rejection};
 pub use heard::{Heard, Said};
 pub use pass::Pass;
 pub use request::{Action, Condition, Parcel, Request, Tags, Written};
