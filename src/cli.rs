@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::limits;
+use crate::replica::NodeId;
 
 /// A key-value store that starts with one command: every acknowledged write is on the disk.
 ///
@@ -55,8 +56,84 @@ pub fn unknown_variables() -> Vec<String> {
 pub enum Command {
     /// Ask a running node whether it is ready: exit code 0 if it is, 1 if not
     Healthcheck(Target),
+    /// Look into the data directory of a stopped node, or into a copy of one; not a byte of it is changed
+    Inspect(Inspect),
     /// Tell a running node to leave its cluster and stop; what it holds stays in its directory
     Leave(Leave),
+}
+
+/// Which directory to look into, and for what.
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// The data directory
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where the private copy is made that is opened; by default where temporary files go
+    #[arg(long, value_name = "DIR", global = true, env = "DYNARUST_WORK_DIR")]
+    pub work_dir: Option<PathBuf>,
+    /// For programs: one JSON object, or one a line of what is listed
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to show.
+    #[command(subcommand)]
+    pub what: What,
+}
+
+/// What `inspect` shows.
+#[derive(Subcommand, Debug)]
+pub enum What {
+    /// Whose it is, how far it got, what is in it and what it takes
+    Summary,
+    /// The live keys
+    Keys(Keys),
+    /// Every version of one key
+    Get(Get),
+    /// The events of the log, by origin and number
+    Changes(Changes),
+    /// The members of the cluster
+    Members,
+    /// The keys that have siblings
+    Conflicts,
+    /// Everything that must fit together; exit code 0: it does, 1: findings, 2: it can't be looked at
+    Verify,
+}
+
+/// Flags of `inspect keys`.
+#[derive(Args, Debug)]
+pub struct Keys {
+    /// Only keys that begin so
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// So many at most
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// With version, time, size, siblings and expiry
+    #[arg(long)]
+    pub long: bool,
+}
+
+/// Flags of `inspect get`.
+#[derive(Args, Debug)]
+pub struct Get {
+    /// The key
+    pub key: String,
+    /// Only the value that is shown to readers, as it was written
+    #[arg(long)]
+    pub raw: bool,
+}
+
+/// Flags of `inspect changes`.
+#[derive(Args, Debug)]
+pub struct Changes {
+    /// Only events that this node made
+    #[arg(long, value_name = "ID")]
+    pub origin: Option<NodeId>,
+    /// Only events with a higher number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub after: u64,
+    /// Only events of this key
+    #[arg(long, value_name = "KEY")]
+    pub follow_key: Option<String>,
 }
 
 /// Whom to tell to leave.

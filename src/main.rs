@@ -7,7 +7,7 @@ use clap::Parser;
 use dynarust::cli::{Cli, Command};
 use dynarust::config::Config;
 use dynarust::exit::Exit;
-use dynarust::{ask, logger, node};
+use dynarust::{ask, inspect, logger, node};
 
 /// A seventh less CPU a write than the C library's, measured: most of it is sled's small allocations.
 #[global_allocator]
@@ -18,6 +18,12 @@ fn main() -> ExitCode {
     if let Some(command) = cli.command {
         let done = match command {
             Command::Healthcheck(target) => ask::ready(&target),
+            Command::Inspect(flags) => {
+                return match inspect::run(&flags, node::now_ms(), node::random()) {
+                    Ok(code) => code.into(),
+                    Err(e) => fail(e.exit(), &e.to_string()),
+                };
+            }
             Command::Leave(flags) => ask::leave(&flags).map(|told| println!("{told}")),
         };
         return match done {

@@ -196,12 +196,13 @@ impl Signals {
 
 /// Milliseconds since 1970, by the wall clock; 0 before that.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
-fn now_ms() -> u64 {
+pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// 64 random bits; ends the process when the system has none.
 #[expect(clippy::disallowed_methods, reason = "the one place that draws random numbers")]
-fn random() -> u64 {
+pub fn random() -> u64 {
     let mut bytes = [0; 8];
     if let Err(e) = getrandom::fill(&mut bytes) {
         storage::end_process(Exit::Unforeseen, &format!("the system gives no random numbers: {e}"));

@@ -4,6 +4,8 @@
 
 #[path = "cli/directories.rs"]
 mod directories;
+#[path = "cli/inspect.rs"]
+mod inspect;
 #[path = "cli/running.rs"]
 mod running;
 #[path = "support/mod.rs"]

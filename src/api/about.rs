@@ -5,10 +5,11 @@ use serde_json::{Map, Value as Json, json};
 
 use super::app::App;
 use super::problem::{Code, Problem};
-use super::{members, request, time};
+use super::{members, request};
 use crate::peers::Arrival;
 use crate::replica::VersionVector;
 use crate::storage::{FORMAT, sync_calls};
+use crate::time;
 
 /// `GET /health`: the process is alive.
 pub fn health(request: &HttpRequest) -> Result<HttpResponse, Problem> {

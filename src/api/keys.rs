@@ -14,10 +14,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::app::{App, Serving};
 use super::problem::{Code, Problem};
 use super::request::{self, Options, SESSION_TOKEN, Wanted};
-use super::time;
 use crate::limits::{CHUNK_READ_RETRIES_MAX, CONFLICTS_SHOWN, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES};
 use crate::replica::{Dot, Entry, Kind, NodeId, Token, Value, Version, VersionVector};
 use crate::storage::{Action, Condition, Rejection, Request, Said, Store, Written};
+use crate::time;
 
 /// `GET` and `HEAD /key/{key}`.
 pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<HttpResponse, Problem> {

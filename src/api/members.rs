@@ -6,11 +6,12 @@ use serde::Serialize;
 
 use super::app::App;
 use super::problem::{Code, Problem};
-use super::{request, time};
+use super::request;
 use crate::limits::{HOLDING_MS, UNEQUAL_LOOKS};
 use crate::peers::Member;
 use crate::replica::{Dot, Kind, NodeId, Token, VersionVector};
 use crate::storage::{Action, Condition, Request, Store};
+use crate::time;
 
 /// A member.
 #[derive(Serialize)]

@@ -10,7 +10,6 @@ mod keys;
 mod members;
 mod problem;
 mod request;
-mod time;
 mod wire;
 
 use std::sync::Arc;

@@ -238,7 +238,7 @@ pub fn take_ballast(directory: &Path) -> io::Result<()> {
     made.inspect_err(|_| drop_ballast(directory))
 }
 
-fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {
+pub fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {
     let path = path.join("MANIFEST");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,

@@ -71,6 +71,14 @@ impl Progress {
     }
 }
 
+/// What the witness of this directory says; `None` when it is missing or damaged.
+pub fn read(directory: &Path) -> Option<u64> {
+    let bytes: [u8; 16] = std::fs::read(directory.join("PROGRESS")).ok()?.try_into().ok()?;
+    let (events, check) = bytes.split_at(8);
+    (xxh3_64(events).to_be_bytes() == check)
+        .then(|| u64::from_be_bytes(bytes[..8].try_into().unwrap_or_default()))
+}
+
 fn failed(e: std::io::Error) -> Error {
     Error::Failed(format!("can't write the PROGRESS file: {e}"))
 }

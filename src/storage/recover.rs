@@ -82,7 +82,7 @@ pub fn open(
     Ok(Found { cluster: trees.id(meta::CLUSTER)?, replica, changes, trees, progress, repairs })
 }
 
-fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error> {
+pub fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error> {
     let path = directory.store();
     read_through(&path.join("db"))?;
     let config = sled::Config::new()

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::replica::{Dot, Kind, NodeId, VersionVector};
 
 pub use entry::{decode_entry, encode_entry, skim_entry};
-pub use row::{REPAIR, Row, decode_row, encode_rows};
+pub use row::{Event, REPAIR, Row, decode_row, encode_rows};
 pub use summary::{Summary, decode_summary, encode_summary};
 
 /// The bytes are not what the codec wrote.

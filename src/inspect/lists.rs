@@ -1,0 +1,232 @@
+//! What a directory holds, one thing a line: keys, one key's versions, events, members, conflicts.
+
+use serde_json::{Value as Json, json, value::RawValue};
+
+use super::shown::{self, Table};
+use super::{Error, Out};
+use crate::cli::{Changes, Get, Keys};
+use crate::peers::Member;
+use crate::replica::{Dot, Entry, Kind, Version};
+use crate::storage::{Event, Offline, Row};
+use crate::time;
+
+/// The live keys.
+pub fn keys(store: &Offline, flags: &Keys, out: &mut Out) -> Result<(), Error> {
+    let mut left = flags.limit.unwrap_or(u64::MAX);
+    let prefix = flags.prefix.as_deref().unwrap_or_default();
+    let mut table = Table::new(&["key", "version", "updated", "bytes", "siblings", "expires"]);
+    if left > 0 {
+        store.entries(Kind::Data, prefix.as_bytes(), |key, entry| {
+            let Some(entry) = entry else {
+                let text = shown::key(key);
+                match out.json {
+                    true => out.object(&json!({"key": text, "damaged": true}))?,
+                    false if flags.long => {
+                        let nothing = || String::new();
+                        table.row(vec![text, "damaged".into(), nothing(), nothing(), nothing(), nothing()]);
+                    }
+                    false => out.line(&format!("{text}  (damaged)"))?,
+                }
+                return Ok(true);
+            };
+            let mut versions = entry.visible(out.now_ms);
+            let Some(winner) = versions.next() else { return Ok::<_, Error>(true) };
+            let siblings = versions.count();
+            let expires = winner.expires_at_ms.map(time::text);
+            let updated = time::text(winner.hlc.ms());
+            match (out.json, flags.long) {
+                (true, _) => out.object(&json!({
+                    "key": shown::key(key),
+                    "version": winner.dot.to_string(),
+                    "updated_at": updated,
+                    "bytes": winner.value.bytes(),
+                    "siblings": siblings,
+                    "expires_at": expires,
+                }))?,
+                (false, true) => table.row(vec![
+                    shown::key(key),
+                    winner.dot.to_string(),
+                    updated,
+                    winner.value.bytes().to_string(),
+                    siblings.to_string(),
+                    expires.unwrap_or_default(),
+                ]),
+                (false, false) => out.line(&shown::key(key))?,
+            }
+            left -= 1;
+            Ok(left > 0)
+        })?;
+    }
+    match flags.long && !out.json {
+        true => table.show(out),
+        false => Ok(()),
+    }
+}
+
+/// Everything that is known of one key.
+pub fn get(store: &Offline, flags: &Get, out: &mut Out) -> Result<(), Error> {
+    let key = flags.key.as_bytes();
+    let missing = || Error::Missing(format!("the key '{}' is not there", shown::key(key)));
+    let entry = store.entry(Kind::Data, key)?.ok_or_else(missing)?;
+    if flags.raw {
+        let winner = entry.visible(out.now_ms).next().ok_or_else(missing)?;
+        let text = store.text(winner)?;
+        let text = text.ok_or_else(|| Error::Missing("pieces of the value are missing or damaged".into()))?;
+        out.to.write_all(&text)?;
+        return out.line("");
+    }
+    let versions: Result<Vec<Json>, Error> =
+        entry.versions().iter().map(|version| version_of(store, version, out.now_ms)).collect();
+    let context: Vec<String> = entry.context().iter().map(|dot| dot.to_string()).collect();
+    if out.json {
+        return out.object(&json!({"key": shown::key(key), "versions": versions?, "context": context}));
+    }
+    if entry.versions().is_empty() {
+        out.line("deleted; the delete is not yet forgotten")?;
+    }
+    for (at, version) in entry.versions().iter().enumerate() {
+        if at > 0 {
+            out.line("")?;
+        }
+        let state = match (version.expired(out.now_ms), at) {
+            (true, _) => "expired",
+            (false, 0) => "shown",
+            (false, _) => "sibling",
+        };
+        out.line(&format!("version    {} ({state})", version.dot))?;
+        let clock = version.hlc.0 & 0xffff;
+        out.line(&format!("written    {} (counter {clock})", time::text(version.hlc.ms())))?;
+        if let Some(at) = version.expires_at_ms {
+            out.line(&format!("expires    {}", time::text(at)))?;
+        }
+        let text = match store.text(version)? {
+            Some(text) => String::from_utf8_lossy(&text).into_owned(),
+            None => "(pieces of it are missing or damaged)".into(),
+        };
+        out.line(&format!("value      {text}"))?;
+    }
+    out.line(&format!("context    {}", context.join(" ")))
+}
+
+fn version_of(store: &Offline, version: &Version, now_ms: u64) -> Result<Json, Error> {
+    let text = store.text(version)?.and_then(|text| String::from_utf8(text).ok());
+    // As it was written, digit for digit.
+    let value = text.and_then(|text| RawValue::from_string(text).ok());
+    Ok(json!({
+        "version": version.dot.to_string(),
+        "updated_at": time::text(version.hlc.ms()),
+        "hlc": version.hlc.0,
+        "expires_at": version.expires_at_ms.map(time::text),
+        "expired": version.expired(now_ms),
+        "bytes": version.value.bytes(),
+        "value": value,
+        "damaged": value.is_none(),
+    }))
+}
+
+/// The events of the log.
+pub fn changes(store: &Offline, flags: &Changes, out: &mut Out) -> Result<(), Error> {
+    let follows = |event: &Event| {
+        flags.follow_key.as_ref().is_none_or(|key| event.kind == Kind::Data && event.key == key.as_bytes())
+    };
+    store.rows(|name, row| {
+        let Some(row) = row else {
+            out.line(&format!("a row of the log is damaged: {}", name.escape_ascii()))?;
+            return Ok::<_, Error>(true);
+        };
+        let Row { first, events, .. } = &row;
+        if first.origin.0 == 0 || flags.origin.is_some_and(|origin| origin != first.origin) {
+            return Ok(true);
+        }
+        for event in events.iter().filter(|event| event.seq > flags.after && follows(event)) {
+            change(Dot::new(first.origin, event.seq), event, out)?;
+        }
+        Ok(true)
+    })
+}
+
+fn change(dot: Dot, event: &Event, out: &mut Out) -> Result<(), Error> {
+    let key = match event.kind {
+        Kind::Data => shown::key(&event.key),
+        Kind::Membership => member_key(&event.key),
+    };
+    let replaced: Vec<String> = event.before.iter().flatten().map(Dot::to_string).collect();
+    if out.json {
+        let kind = word(event.kind);
+        return out.object(&json!({"event": dot.to_string(), "tree": kind, "key": key, "before": replaced}));
+    }
+    let before = if replaced.is_empty() { String::new() } else { format!("  over {}", replaced.join(" ")) };
+    out.line(&format!("{dot}  {}  {key}{before}", word(event.kind)))
+}
+
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Data => "data",
+        Kind::Membership => "membership",
+    }
+}
+
+/// A node's id, as the key of its record has it.
+fn member_key(key: &[u8]) -> String {
+    let id = key.try_into().map(|id| crate::replica::NodeId(u64::from_be_bytes(id)).to_string());
+    id.unwrap_or_else(|_| shown::key(key))
+}
+
+/// The roster.
+pub fn members(store: &Offline, out: &mut Out) -> Result<(), Error> {
+    let me = store.about()?.node;
+    let mut table = Table::new(&["id", "address", "joined", ""]);
+    store.entries(Kind::Membership, &[], |key, entry| {
+        let id = member_key(key);
+        let Some(winner) = entry.as_ref().and_then(|entry| entry.versions().first()) else {
+            if entry.is_none() {
+                table.row(vec![id, "damaged".into(), String::new(), String::new()]);
+            }
+            return Ok::<_, Error>(true);
+        };
+        let record = store.text(winner)?.and_then(|text| Member::of(&text));
+        let address = record.as_ref().map(|record| record.address.clone());
+        let joined = record.map(|record| time::text(record.joined_at_ms));
+        let this = me.to_string() == id;
+        match out.json {
+            true => out.object(&json!({"id": id, "address": address, "joined_at": joined, "self": this}))?,
+            false => {
+                let this = if this { "this node" } else { "" };
+                table.row(vec![id, address.unwrap_or_default(), joined.unwrap_or_default(), this.into()]);
+            }
+        }
+        Ok(true)
+    })?;
+    if out.json { Ok(()) } else { table.show(out) }
+}
+
+/// The keys that have siblings now.
+pub fn conflicts(store: &Offline, out: &mut Out) -> Result<(), Error> {
+    let mut found = 0;
+    store.entries(Kind::Data, &[], |key, entry: Option<Entry>| {
+        let Some(entry) = entry.filter(|entry| entry.visible(out.now_ms).count() > 1) else {
+            return Ok::<_, Error>(true);
+        };
+        found += 1;
+        let versions: Vec<&Version> = entry.visible(out.now_ms).collect();
+        if out.json {
+            let now_ms = out.now_ms;
+            let siblings: Result<Vec<Json>, Error> =
+                versions.into_iter().map(|version| version_of(store, version, now_ms)).collect();
+            out.object(&json!({"key": shown::key(key), "siblings": siblings?}))?;
+            return Ok(true);
+        }
+        out.line(&shown::key(key))?;
+        for (at, version) in versions.into_iter().enumerate() {
+            let text = store.text(version)?.map(|text| String::from_utf8_lossy(&text).into_owned());
+            let text = text.unwrap_or_else(|| "(damaged)".into());
+            let mark = if at == 0 { "shown" } else { "     " };
+            out.line(&format!("  {mark}  {}  {}  {text}", version.dot, time::text(version.hlc.ms())))?;
+        }
+        Ok(true)
+    })?;
+    if found == 0 && !out.json {
+        out.line("no key has siblings")?;
+    }
+    Ok(())
+}

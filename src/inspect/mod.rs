@@ -1,0 +1,137 @@
+//! What is in this directory? The operator's room, at night, offline.
+//!
+//! It looks at a private copy (`storage/offline.rs`), never changes a byte of the directory, decodes as much as can be, and
+//! leaves nothing out but in summaries. It starts no task and knows neither peers nor clients.
+
+mod lists;
+mod shown;
+mod summary;
+mod verify;
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use crate::cli::{Inspect, What};
+use crate::exit::Exit;
+use crate::storage::{self, Offline};
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory can't be looked into.
+    #[error(transparent)]
+    Store(#[from] storage::Error),
+    /// The reader went away, or the output can't be written.
+    #[error("can't write: {0}")]
+    Output(#[from] io::Error),
+    /// What was asked for is not there.
+    #[error("{0}")]
+    Missing(String),
+}
+
+impl Error {
+    /// How the process ends.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Error::Store(error) => error.exit(),
+            Error::Output(_) | Error::Missing(_) => Exit::Unforeseen,
+        }
+    }
+}
+
+/// Shows what is asked for; comes back with the exit code. The private copy has a `name` that nothing else has.
+pub fn run(flags: &Inspect, now_ms: u64, name: u64) -> Result<u8, Error> {
+    // sled panics over some damage: that is a finding, and no fault of the operator's.
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = writeln!(io::stderr(), "error: the directory is damaged beyond what can be shown: {panic}");
+        storage::end_process(Exit::Damaged, "damaged");
+    }));
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let shown = show(flags, (now_ms, name), &mut to).and_then(|code| {
+        to.flush()?;
+        Ok(code)
+    });
+    match shown {
+        // Who reads the first lines only has seen enough.
+        Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Stopped as u8),
+        // Of what does not open, `verify` has found that.
+        Err(Error::Store(error)) if matches!(flags.what, What::Verify) => {
+            let code = if matches!(error, storage::Error::Damaged(_)) { 1 } else { 2 };
+            writeln!(io::stderr(), "error: {error}")?;
+            Ok(code)
+        }
+        shown => shown,
+    }
+}
+
+fn show(flags: &Inspect, (now_ms, name): (u64, u64), to: &mut dyn Write) -> Result<u8, Error> {
+    let work_dir = flags.work_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let mut told = Told::new("copying");
+    let store = Offline::open(&flags.dir, (&work_dir, name), &mut |done, of| told.tell(done, of))?;
+    let mut out = Out { to, json: flags.json, now_ms };
+    match &flags.what {
+        What::Summary => summary::show(&store, &mut out)?,
+        What::Keys(keys) => lists::keys(&store, keys, &mut out)?,
+        What::Get(get) => lists::get(&store, get, &mut out)?,
+        What::Changes(changes) => lists::changes(&store, changes, &mut out)?,
+        What::Members => lists::members(&store, &mut out)?,
+        What::Conflicts => lists::conflicts(&store, &mut out)?,
+        What::Verify => return verify::show(&store, &mut out),
+    }
+    Ok(Exit::Stopped as u8)
+}
+
+/// Where and how it is shown.
+struct Out<'a> {
+    to: &'a mut dyn Write,
+    json: bool,
+    /// What has expired by then is told.
+    now_ms: u64,
+}
+
+impl Out<'_> {
+    /// One object, on a line of its own.
+    fn object(&mut self, object: &serde_json::Value) -> Result<(), Error> {
+        Ok(writeln!(self.to, "{object}")?)
+    }
+
+    fn line(&mut self, line: &str) -> Result<(), Error> {
+        Ok(writeln!(self.to, "{line}")?)
+    }
+}
+
+/// Tells on stderr how far something is that takes longer than a second.
+struct Told {
+    what: &'static str,
+    began: Instant,
+    last: Instant,
+}
+
+impl Told {
+    fn new(what: &'static str) -> Told {
+        Told { what, began: Instant::now(), last: Instant::now() }
+    }
+
+    fn tell(&mut self, done: u64, of: u64) {
+        if self.last.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        self.last = Instant::now();
+        let (done, of) = (shown::bytes(done), shown::bytes(of));
+        let line = format!("{}: {done} of {of} after {} s", self.what, self.began.elapsed().as_secs());
+        // On a terminal one line changes.
+        let mut to = io::stderr();
+        let _ = match to.is_terminal() {
+            true => write!(to, "\r{line} "),
+            false => writeln!(to, "{line}"),
+        };
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if self.last > self.began + Duration::from_secs(1) && io::stderr().is_terminal() {
+            let _ = writeln!(io::stderr());
+        }
+    }
+}

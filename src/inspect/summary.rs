@@ -1,0 +1,113 @@
+//! What a directory is, on one page.
+
+use serde_json::json;
+
+use super::{Error, Out, shown};
+use crate::replica::{Kind, VersionVector};
+use crate::storage::Offline;
+use crate::time;
+
+/// What all entries of the data tree come to.
+#[derive(Default)]
+struct Counts {
+    keys: u64,
+    versions: u64,
+    conflicts: u64,
+    deletes: u64,
+    expired: u64,
+    unreadable: u64,
+    value_bytes: u64,
+}
+
+/// Shows the summary.
+pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
+    let about = store.about()?;
+    let mut counts = Counts::default();
+    store.entries(Kind::Data, &[], |_, entry| {
+        let Some(entry) = entry else {
+            counts.unreadable += 1;
+            return Ok::<_, Error>(true);
+        };
+        let visible = entry.visible(out.now_ms).count() as u64;
+        counts.keys += u64::from(visible > 0);
+        counts.versions += visible;
+        counts.conflicts += u64::from(visible > 1);
+        counts.deletes += u64::from(entry.versions().is_empty());
+        counts.expired += entry.versions().len() as u64 - visible;
+        counts.value_bytes += entry.versions().iter().map(|version| version.value.bytes()).sum::<u64>();
+        Ok(true)
+    })?;
+    let sizes = store.sizes()?;
+    let logical: u64 = sizes.iter().map(|size| size.bytes).sum();
+    let (summary, manifest) = (&about.summary, &store.manifest);
+    let clock = time::text(summary.clock.last().ms());
+    if out.json {
+        let trees: serde_json::Map<_, _> = sizes
+            .iter()
+            .map(|size| (size.name.to_owned(), json!({"items": size.items, "bytes": size.bytes})))
+            .collect();
+        let vector = |vv: &VersionVector| -> serde_json::Map<_, _> {
+            vv.iter().map(|dot| (dot.origin.to_string(), dot.seq.into())).collect()
+        };
+        return out.object(&json!({
+            "node": about.node.to_string(),
+            "cluster": (about.cluster.0 != 0).then(|| about.cluster.to_string()),
+            "left": about.left.map(|id| id.to_string()),
+            "former": about.former.map(|id| id.to_string()),
+            "format": manifest.format,
+            "release": manifest.release,
+            "keys": counts.keys,
+            "versions": counts.versions,
+            "conflicts": counts.conflicts,
+            "deletes_not_forgotten": counts.deletes,
+            "expired_versions": counts.expired,
+            "unreadable_entries": counts.unreadable,
+            "value_bytes": counts.value_bytes,
+            "version_vector": vector(&summary.vv),
+            "floor": vector(&summary.floor),
+            "clock": clock,
+            "digest": summary.totals.digest.to_string(),
+            "trees": trees,
+            "logical_bytes": logical,
+            "disk_bytes": store.disk_bytes,
+        }));
+    }
+    let cluster = match (about.cluster.0, about.left) {
+        (0, Some(left)) => format!("none; it has left {left}"),
+        (0, None) => "none".into(),
+        _ => about.cluster.to_string(),
+    };
+    let former = about.former.map(|id| format!("; it wrote as {id} before it was set back"));
+    let lines = [
+        ("node", format!("{}{}", about.node, former.unwrap_or_default())),
+        ("cluster", cluster),
+        ("format", format!("{}, written by release {}", manifest.format, manifest.release)),
+        ("keys", format!("{}, with {} of values", counts.keys, shown::bytes(counts.value_bytes))),
+        ("versions", format!("{}, {} expired beside them", counts.versions, counts.expired)),
+        ("conflicts", format!("{} keys have siblings", counts.conflicts)),
+        ("deletes", format!("{} not yet forgotten", counts.deletes)),
+        ("clock", clock),
+        ("digest", summary.totals.digest.to_string()),
+        ("disk", format!("{} in files, {} in them", shown::bytes(store.disk_bytes), shown::bytes(logical))),
+    ];
+    for (name, text) in lines {
+        out.line(&format!("{name:<10} {text}"))?;
+    }
+    if counts.unreadable > 0 {
+        out.line(&format!("damaged    {} entries can't be read: see verify", counts.unreadable))?;
+    }
+    out.line("")?;
+    let mut table = shown::Table::new(&["origin", "incorporated", "forgotten up to", ""]);
+    for dot in summary.vv.iter() {
+        let me = if dot.origin == about.node { "this node" } else { "" };
+        let floor = summary.floor.get(dot.origin);
+        table.row(vec![dot.origin.to_string(), dot.seq.to_string(), floor.to_string(), me.into()]);
+    }
+    table.show(out)?;
+    out.line("")?;
+    let mut table = shown::Table::new(&["tree", "items", "size"]);
+    for size in sizes {
+        table.row(vec![size.name.into(), size.items.to_string(), shown::bytes(size.bytes)]);
+    }
+    table.show(out)
+}

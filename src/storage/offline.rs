@@ -1,0 +1,315 @@
+//! A stopped node's directory, for whoever wants to know what is in it. Not a byte of it is changed.
+//!
+//! sled writes as it opens, so what is opened is a private copy. Nothing is recovered and nothing proven here: what does not
+//! hold is what its reader wants to see. It must never be used to serve anything.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::codec::{self, Junk, Row, Summary};
+use super::directory::{self, Directory, Manifest, State};
+use super::error::Error;
+use super::progress;
+use super::recover::open_sled;
+use super::trees::{Trees, meta, read_change_key, read_expiry_key, read_row};
+use crate::replica::{Dot, Entry, Kind, NodeId, Version};
+
+/// An open copy of a directory.
+pub struct Offline {
+    // In this order they go: sled lets go of its files before they do.
+    trees: Trees,
+    /// What the directory says of itself.
+    pub manifest: Manifest,
+    /// Bytes of the files, the ballast too.
+    pub disk_bytes: u64,
+    _directory: Directory,
+    copy: PrivateCopy,
+}
+
+/// Who a node is and how far it got.
+#[derive(Debug)]
+pub struct About {
+    /// Its id.
+    pub node: NodeId,
+    /// Its cluster; nobody's id when it belongs to none.
+    pub cluster: NodeId,
+    /// The cluster that it left.
+    pub left: Option<NodeId>,
+    /// The id under which it wrote before it was found to be set back.
+    pub former: Option<NodeId>,
+    /// What the last commit left.
+    pub summary: Summary,
+    /// Events that were committed, as a witness beside the log has it; `None` when that one is missing or damaged.
+    pub witness: Option<u64>,
+}
+
+/// What a tree takes.
+#[derive(Debug)]
+pub struct TreeSize {
+    /// Its name.
+    pub name: &'static str,
+    /// Rows.
+    pub items: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+}
+
+impl Offline {
+    /// Opens a copy of `dir`, made in `work_dir` under a `name` of its own; `told` hears how many bytes are copied, and of how
+    /// many. Refused when a process uses the directory, or there is no room for the copy.
+    pub fn open(
+        dir: &Path,
+        (work_dir, name): (&Path, u64),
+        told: &mut dyn FnMut(u64, u64),
+    ) -> Result<Offline, Error> {
+        let manifest = directory::read_manifest(dir)?;
+        let Some(manifest) = manifest else {
+            let shown = dir.display();
+            return Err(Error::Refused(format!("{shown} has no MANIFEST: not a data directory of DynaRust")));
+        };
+        if manifest.state == State::Creating {
+            return Err(Error::Refused(format!(
+                "{} was never served: its making did not come to an end, and nothing is in it",
+                dir.display()
+            )));
+        }
+        let disk_bytes = files(dir)?.iter().map(|(_, bytes)| bytes).sum();
+        let copy = copy(dir, (work_dir, name), told)?;
+        let ours = |error: Error| named(error, &copy.0, dir);
+        let directory = Directory::claim(&copy.0).map_err(ours)?;
+        directory.repair().map_err(ours)?;
+        let trees = open_sled(&directory, CACHE_BYTES).and_then(Trees::of).map_err(ours)?;
+        Ok(Offline { trees, manifest, disk_bytes, _directory: directory, copy })
+    }
+
+    /// Who the node is and how far it got.
+    pub fn about(&self) -> Result<About, Error> {
+        let id = |name| Ok::<_, Error>(self.trees.id_if_any(name)?.map(NodeId));
+        Ok(About {
+            node: NodeId(self.trees.id(meta::NODE)?),
+            cluster: NodeId(self.trees.id(meta::CLUSTER)?),
+            left: id(meta::LEFT)?,
+            former: id(meta::FORMER)?,
+            summary: self.trees.summary()?,
+            witness: progress::read(&self.copy.0),
+        })
+    }
+
+    /// What each tree takes.
+    pub fn sizes(&self) -> Result<Vec<TreeSize>, Error> {
+        let Trees { data, membership, changes, chunks, expiry, meta, .. } = &self.trees;
+        let trees = [
+            ("data", data),
+            ("membership", membership),
+            ("changes", changes),
+            ("chunks", chunks),
+            ("expiry", expiry),
+            ("meta", meta),
+        ];
+        let size = |(name, tree): (&'static str, &sled::Tree)| {
+            let mut size = TreeSize { name, items: 0, bytes: 0 };
+            for item in tree.iter() {
+                let (key, value) = item?;
+                size.items += 1;
+                size.bytes += (key.len() + value.len()) as u64;
+            }
+            Ok(size)
+        };
+        trees.into_iter().map(size).collect()
+    }
+
+    /// Every entry of a kind whose key begins so, by key, until `each` says `false`; `None`: its bytes are not what was
+    /// written.
+    pub fn entries<E: From<Error>>(
+        &self,
+        kind: Kind,
+        prefix: &[u8],
+        mut each: impl FnMut(&[u8], Option<Entry>) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        for item in self.trees.of_kind(kind).scan_prefix(prefix) {
+            let (key, bytes) = item.map_err(Error::from)?;
+            if !each(&key, codec::decode_entry(&key, &bytes).ok())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a key holds; `None` when nothing is known of it.
+    pub fn entry(&self, kind: Kind, key: &[u8]) -> Result<Option<Entry>, Error> {
+        let bytes = self.trees.of_kind(kind).get(key)?;
+        let decode = |bytes: sled::IVec| {
+            codec::decode_entry(key, &bytes).map_err(|Junk| super::trees::damaged_entry(kind, key))
+        };
+        bytes.map(decode).transpose()
+    }
+
+    /// A version's text; `None` when pieces of it are missing or wrong.
+    pub fn text(&self, version: &Version) -> Result<Option<Vec<u8>>, Error> {
+        self.trees.text(version)
+    }
+
+    /// Every row of the log, by origin and number; `None`: its bytes are not what was written.
+    pub fn rows<E: From<Error>>(
+        &self,
+        mut each: impl FnMut(&[u8], Option<Row>) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        for item in self.trees.changes.iter() {
+            let (key, bytes) = item.map_err(Error::from)?;
+            if !each(&key, read_row(&key, &bytes).ok())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The versions that have pieces of large values, each once.
+    pub fn chunked(&self) -> Result<Vec<Dot>, Error> {
+        let mut dots: Vec<Dot> = Vec::new();
+        for item in self.trees.chunks.iter() {
+            let (key, _) = item?;
+            let dot = key.get(..16).map(read_change_key).transpose()?;
+            dots.extend(dot.filter(|dot| dots.last() != Some(dot)));
+        }
+        Ok(dots)
+    }
+
+    /// Every row of the expiry index: when, and of which key.
+    pub fn expiries(&self) -> Result<Vec<(u64, Kind, Vec<u8>)>, Error> {
+        let row = |item: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (row, _) = item?;
+            let (at_ms, kind, key) = read_expiry_key(&row)?;
+            Ok((at_ms, kind, key.to_vec()))
+        };
+        self.trees.expiry.iter().map(row).collect()
+    }
+}
+
+/// A private copy of a directory's files; they go with it.
+struct PrivateCopy(PathBuf);
+
+impl Drop for PrivateCopy {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The page cache of an offline store: scans read each page once.
+const CACHE_BYTES: u64 = 64 << 20;
+/// Room that a copy leaves free, for what sled writes as it opens.
+const SPARE_BYTES: u64 = 64 << 20;
+/// Bytes copied at a time.
+const COPY_BYTES: usize = 1 << 20;
+
+/// What is copied: not the lock, which is for processes, nor the ballast, which is for full disks.
+fn files(dir: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
+    let failed = |path: &Path, e: &io::Error| Error::of_files("read", path, e);
+    let (mut found, mut todo) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(folder) = todo.pop() {
+        for file in fs::read_dir(&folder).map_err(|e| failed(&folder, &e))? {
+            let path = file.map_err(|e| failed(&folder, &e))?.path();
+            let about = fs::symlink_metadata(&path).map_err(|e| failed(&path, &e))?;
+            match about.is_dir() {
+                true => todo.push(path),
+                false if about.is_file() => found.push((path, about.len())),
+                false => {}
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn copy(
+    dir: &Path,
+    (work_dir, name): (&Path, u64),
+    told: &mut dyn FnMut(u64, u64),
+) -> Result<PrivateCopy, Error> {
+    // Held, so that no node starts on it meanwhile.
+    let _lock = unused(dir)?;
+    let left_out = |path: &Path| path == dir.join("LOCK") || path == dir.join("BALLAST");
+    let files: Vec<(PathBuf, u64)> = files(dir)?.into_iter().filter(|(path, _)| !left_out(path)).collect();
+    let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    let copy = PrivateCopy(work_dir.join(format!("dynarust-inspect-{name:016x}")));
+    let refuse = |e: io::Error| {
+        Error::Refused(format!("can't make a copy in {}: {e}; give another --work-dir", work_dir.display()))
+    };
+    fs::DirBuilder::new().mode(0o700).create(&copy.0).map_err(refuse)?;
+    let mut done = 0;
+    for (path, bytes) in &files {
+        let within = path.strip_prefix(dir).unwrap_or(path);
+        let to = copy.0.join(within);
+        fs::create_dir_all(to.parent().unwrap_or(&copy.0)).map_err(refuse)?;
+        let mut from = File::open(path).map_err(|e| Error::of_files("read", path, &e))?;
+        let mut to = File::create_new(&to).map_err(refuse)?;
+        // Where the file system can, a copy takes no time and no room.
+        if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
+            let room = room(work_dir)?;
+            if room < total - done + SPARE_BYTES {
+                return Err(Error::Refused(format!(
+                    "a copy of {} takes {} more bytes, and {} more are to stay free, but {} has {room}: give another --work-dir",
+                    dir.display(),
+                    total - done,
+                    SPARE_BYTES,
+                    work_dir.display()
+                )));
+            }
+            let mut buffer = vec![0; COPY_BYTES];
+            loop {
+                let read = from.read(&mut buffer).map_err(|e| Error::of_files("read", path, &e))?;
+                if read == 0 {
+                    break;
+                }
+                to.write_all(&buffer[..read]).map_err(refuse)?;
+                done += read as u64;
+                told(done.min(total), total);
+            }
+        } else {
+            done += bytes;
+        }
+        done = done.min(total);
+    }
+    // sled looks for it, and it may be empty.
+    fs::create_dir_all(copy.0.join("store/blobs")).map_err(refuse)?;
+    Ok(copy)
+}
+
+/// Free bytes of the file system.
+fn room(path: &Path) -> Result<u64, Error> {
+    let found = rustix::fs::statvfs(path).map_err(|e| Error::of_files("look at", path, &e.into()))?;
+    Ok(found.f_bavail * found.f_frsize)
+}
+
+/// The lock of a directory that nobody uses, if there is one.
+fn unused(dir: &Path) -> Result<Option<File>, Error> {
+    let path = dir.join("LOCK");
+    let lock = match File::open(&path) {
+        Ok(lock) => lock,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::of_files("read", &path, &e)),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::Error(e)) => Err(Error::of_files("lock", &path, &e)),
+        Err(TryLockError::WouldBlock) => Err(Error::Refused(match directory::tenant(dir) {
+            Some(directory::Tenant { pid, address }) => format!(
+                "{} is in use by process {pid}: stop it first, or ask it: curl http://{address}/stats, /membership, /conflicts \
+                 or /key/KEY",
+                dir.display()
+            ),
+            None => format!("{} is in use by another process: stop it first", dir.display()),
+        })),
+    }
+}
+
+/// The same error, told of the directory and not of its copy.
+fn named(error: Error, copy: &Path, dir: &Path) -> Error {
+    let told = |text: String| text.replace(&copy.display().to_string(), &dir.display().to_string());
+    match error {
+        Error::Refused(text) => Error::Refused(told(text)),
+        Error::Damaged(text) => Error::Damaged(told(text)),
+        Error::Failed(text) => Error::Failed(told(text)),
+    }
+}

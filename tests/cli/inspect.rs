@@ -1,0 +1,180 @@
+//! Looking into the directory of a stopped node: what is shown is what was written, and not a byte of it changes.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value as Json;
+
+use crate::support::{Client, Node};
+use crate::{Ended, contents, dynarust, end, refused_in_a_line, temporary};
+
+fn inspect(dir: &Path, args: &[&str]) -> Command {
+    let mut command = dynarust(&["inspect"]);
+    command.arg(dir).args(args);
+    command
+}
+
+/// What it shows, which must work.
+fn shown(dir: &Path, args: &[&str]) -> String {
+    let Ended { code, stdout, stderr } = end(inspect(dir, args));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "inspect {args:?}: {stdout}");
+    stdout
+}
+
+fn objects(dir: &Path, args: &[&str]) -> Vec<Json> {
+    let text = shown(dir, &[args, &["--json"]].concat());
+    text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect()
+}
+
+/// A node that has held some of everything, and what `/stats` said at its end.
+fn filled(dir: &Path) -> Json {
+    let node = Node::start(dir, &[]);
+    let put = |path: &str, headers: &[(&str, &str)], body: &str| {
+        let answer = node.request_with("PUT", &format!("/key/{path}"), headers, body.as_bytes());
+        assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        answer.json()["version"].as_str().expect("a version").to_owned()
+    };
+    for n in 0..300 {
+        put(&format!("many/{n:03}"), &[], &format!("{{\"value\": {n}.10}}"));
+    }
+    let first = put("both", &[], "{\"value\": \"left\"}");
+    put("both", &[], "{\"value\": \"over it\"}");
+    put("both", &[("Causality-Token", &first)], "{\"value\": \"right\"}");
+    put("large", &[], &format!("{{\"value\": \"{}\"}}", "x".repeat(100_000)));
+    put("brief", &[], "{\"value\": 1, \"ttl_seconds\": 3600}");
+    put("gone", &[], "{\"value\": 1}");
+    assert_eq!(node.request("DELETE", "/key/gone", "").status, 200);
+    let stats = node.request("GET", "/stats", "").json();
+    assert_eq!(node.stop().code(), Some(0));
+    stats
+}
+
+#[test]
+fn what_is_shown_is_what_was_written() {
+    let dir = temporary();
+    let stats = filled(dir.path());
+    let before = contents(dir.path());
+    let [summary] = &objects(dir.path(), &["summary"])[..] else { panic!("one object") };
+    for (ours, its) in [
+        ("node", "node_id"),
+        ("cluster", "cluster_id"),
+        ("keys", "keys"),
+        ("digest", "digest"),
+        ("version_vector", "version_vector"),
+        ("floor", "floor"),
+        ("format", "format"),
+    ] {
+        assert_eq!(summary[ours], stats[its], "{ours}");
+    }
+    assert_eq!(summary["conflicts"], 1);
+    let keys = objects(dir.path(), &["keys", "--prefix", "many/", "--limit", "250"]);
+    let names: Vec<&str> = keys.iter().map(|key| key["key"].as_str().expect("a key")).collect();
+    assert_eq!(names, (0..250).map(|n| format!("many/{n:03}")).collect::<Vec<_>>());
+    assert_eq!(shown(dir.path(), &["keys"]).lines().count(), 303);
+    assert_eq!(shown(dir.path(), &["get", "many/007", "--raw"]), "7.10\n");
+    let large = inspect(dir.path(), &["get", "large", "--raw"]).output().expect("it starts").stdout;
+    assert_eq!(large.len(), 100_003);
+    let both = objects(dir.path(), &["conflicts"]);
+    let values: Vec<&str> = both[0]["siblings"]
+        .as_array()
+        .expect("siblings")
+        .iter()
+        .filter_map(|s| s["value"].as_str())
+        .collect();
+    assert_eq!(values, ["right", "over it"]);
+    assert!(objects(dir.path(), &["get", "brief"])[0]["versions"][0]["expires_at"].is_string());
+    let both: Vec<Json> = objects(dir.path(), &["changes", "--follow-key", "both"]);
+    // The log may have let go of what everybody has, but never of the end.
+    assert!(!both.is_empty() && both.iter().all(|event| event["key"] == "both"), "{both:?}");
+    assert_eq!(objects(dir.path(), &["members"])[0]["self"], true);
+    assert!(shown(dir.path(), &["verify"]).starts_with("sound: "));
+    for people in
+        [&["summary"][..], &["keys", "--long"], &["get", "both"], &["changes"], &["members"], &["conflicts"]]
+    {
+        assert!(!shown(dir.path(), people).is_empty(), "{people:?}");
+    }
+    assert_eq!(end(inspect(dir.path(), &["get", "gone"])).code, Some(1));
+    assert_eq!(contents(dir.path()), before, "it changed something");
+}
+
+#[test]
+fn a_node_that_was_killed_is_shown_as_it_was_left() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    for n in 0..50 {
+        assert_eq!(node.request("PUT", &format!("/key/k{n}"), "{\"value\": 1}").status, 201);
+    }
+    node.kill();
+    let before = contents(dir.path());
+    assert_eq!(objects(dir.path(), &["summary"])[0]["keys"], 50);
+    assert!(shown(dir.path(), &["verify"]).starts_with("sound: 50 keys"));
+    assert_eq!(contents(dir.path()), before);
+}
+
+#[test]
+fn the_directory_of_a_running_node_is_refused_and_its_node_named() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    let (pid, ask) = (node.child.id().to_string(), format!("curl http://{}/stats", node.address));
+    refused_in_a_line(inspect(dir.path(), &["summary"]), 3, &[&pid, &ask]);
+    assert_eq!(node.request("PUT", "/key/k", "{\"value\": 1}").status, 201);
+}
+
+#[test]
+fn what_is_no_data_directory_is_refused() {
+    let dir = temporary();
+    fs::write(dir.path().join("thesis.txt"), "years of work").expect("a file");
+    refused_in_a_line(inspect(dir.path(), &["summary"]), 3, &["not a data directory"]);
+    let missing = dir.path().join("missing");
+    refused_in_a_line(inspect(&missing, &["summary"]), 3, &[&missing.display().to_string()]);
+    assert!(!missing.exists());
+    let data = temporary();
+    assert_eq!(Node::start(data.path(), &[]).stop().code(), Some(0));
+    let nowhere = dir.path().join("nowhere");
+    let work = nowhere.display().to_string();
+    refused_in_a_line(inspect(data.path(), &["summary", "--work-dir", &work]), 3, &["--work-dir", &work]);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let dir = temporary();
+    filled(dir.path());
+    let mut child = inspect(dir.path(), &["changes"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!((ended.status.code(), ended.stderr), (Some(0), Vec::new()));
+}
+
+/// Every copy is gone when it ends; and damage is a finding, or has hit nothing.
+#[test]
+fn damage_is_found_and_no_panic() {
+    let (dir, work) = (temporary(), temporary());
+    filled(dir.path());
+    let db = dir.path().join("store/db");
+    let whole = fs::read(&db).expect("the store");
+    let work_dir = work.path().display().to_string();
+    let mut found = 0;
+    for n in 0..24 {
+        let mut damaged = whole.clone();
+        let at = whole.len() * n / 24 + 5;
+        damaged[at] ^= 0x10;
+        fs::write(&db, &damaged).expect("it is written");
+        let before = contents(dir.path());
+        let ended = end(inspect(dir.path(), &["verify", "--work-dir", &work_dir]));
+        assert!(matches!(ended.code, Some(0 | 1 | 4)), "byte {at}: {:?} {}", ended.code, ended.stderr);
+        found += u32::from(ended.code != Some(0));
+        assert_eq!(contents(dir.path()), before);
+    }
+    assert!(found > 0, "no damage was found at all");
+    fs::write(&db, &whole).expect("it is written");
+    assert!(shown(dir.path(), &["verify"]).starts_with("sound: "));
+    // A node says the same of it.
+    let node = Node::start(dir.path(), &[]);
+    let mut client = Client::new(node.address);
+    assert_eq!(client.request("GET", "/key/many/299", &[], b"").expect("an answer").status, 200);
+}
