@@ -215,3 +215,39 @@ impl Lacks {
         self.goals.iter().any(|(origin, goal)| have.get(*origin) < *goal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::Dot;
+
+    const ME: NodeId = NodeId(1);
+
+    fn mine(seq: u64) -> VersionVector {
+        [Dot::new(ME, seq)].into_iter().collect()
+    }
+
+    #[test]
+    fn a_sweep_is_chosen_once_until_the_member_has_caught_up() {
+        let least = SWEEP_RATHER_EVENTS.0;
+        let mut courier = Courier::new(NodeId(2));
+        let may = |courier: &mut Courier, ours: u64| courier.wants(ME, &mine(ours), None, 0).may_choose;
+        let answers = |courier: &mut Courier, has: u64| {
+            courier.answered(&mine(has), &mine(has));
+        };
+        assert!(!may(&mut courier, 10 * least), "nobody knows what it lacks");
+        answers(&mut courier, 1);
+        assert!(!may(&mut courier, 10 * least), "it is met for the first time");
+        courier.met();
+        assert!(may(&mut courier, 10 * least));
+        courier.choose_sweep(mine(10 * least));
+        answers(&mut courier, 10 * least);
+        assert!(!may(&mut courier, 12 * least), "it lacks much again when the sweep is over");
+        courier.failed();
+        answers(&mut courier, 10 * least);
+        courier.met();
+        assert!(!may(&mut courier, 12 * least), "nor after the line was cut");
+        answers(&mut courier, 12 * least);
+        assert!(may(&mut courier, 12 * least), "it has caught up");
+    }
+}

@@ -57,6 +57,7 @@ mod tests {
         assert_eq!(runs.hear(PEER, 2, || 20), Some(20));
         assert_eq!(runs.hear(PEER, 1, || 20), Some(10), "a late message");
         assert_eq!(runs.hear(PEER, 2, || 30), Some(20));
+        assert_eq!(runs.hear(PEER, 3, || 5), Some(20), "what was told of it since does not excuse it");
     }
 
     #[test]
