@@ -9,7 +9,7 @@ use super::problem::{Code, Problem};
 use super::request;
 use crate::limits::{HOLDING_MS, UNEQUAL_LOOKS};
 use crate::peers::Member;
-use crate::replica::{Dot, Kind, NodeId, Token, VersionVector};
+use crate::replica::{Kind, NodeId, Token, VersionVector};
 use crate::storage::{Action, Condition, Request, Store};
 use crate::time;
 
@@ -136,8 +136,7 @@ pub async fn one(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
     let said = store.said();
     said.iter().filter(|(peer, _)| **peer != id).for_each(|(_, said)| elsewhere.join(&said.vv));
     let its = if id == store.me() { Some(own) } else { app.peers.get(id).state.map(|(vv, _)| vv) };
-    let only = |dot: Dot| dot.seq.saturating_sub(elsewhere.get(dot.origin));
-    let events_held_only_there = its.map(|vv| vv.iter().map(only).fold(0, u64::saturating_add));
+    let events_held_only_there = its.map(|vv| vv.beyond(&elsewhere, |_| true));
     Ok(HttpResponse::Ok().json(One { member, events_held_only_there }))
 }
 

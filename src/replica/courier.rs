@@ -91,8 +91,7 @@ impl Courier {
         }
         let mut origins = self.lacks.relayed(vv, &have, [me, self.peer], now_ms);
         origins.insert(me);
-        let ours = vv.iter().filter(|dot| origins.contains(&dot.origin));
-        let lacks = ours.map(|dot| dot.seq.saturating_sub(have.get(dot.origin))).fold(0, u64::saturating_add);
+        let lacks = vv.beyond(&have, |origin| origins.contains(&origin));
         self.chosen &= self.have.is_none() || lacks >= SWEEP_RATHER_EVENTS.0 / 2;
         Wants { have, origins, first: !self.met, may_choose: self.met && !self.chosen }
     }

@@ -36,8 +36,7 @@ impl Replica {
         only: impl Fn(NodeId) -> bool,
         (least, times): (u64, u64),
     ) -> Option<u64> {
-        let ours = self.vv.iter().filter(|dot| only(dot.origin));
-        let lacks = ours.map(|dot| dot.seq.saturating_sub(have.get(dot.origin))).fold(0, u64::saturating_add);
+        let lacks = self.vv.beyond(have, only);
         (lacks >= least && lacks / times >= self.totals.keys).then_some(lacks)
     }
 

@@ -52,6 +52,12 @@ impl VersionVector {
         }
     }
 
+    /// How many events of these origins it covers that `other` does not.
+    pub fn beyond(&self, other: &VersionVector, only: impl Fn(NodeId) -> bool) -> u64 {
+        let ours = self.iter().filter(|dot| only(dot.origin));
+        ours.fold(0, |sum, dot| sum.saturating_add(dot.seq.saturating_sub(other.get(dot.origin))))
+    }
+
     /// Keeps only the origins that `wanted` names.
     pub fn retain(&mut self, mut wanted: impl FnMut(NodeId) -> bool) {
         self.0.retain(|(origin, _)| wanted(*origin));
