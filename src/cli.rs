@@ -54,12 +54,42 @@ pub fn unknown_variables() -> Vec<String> {
 /// Subcommands never take a listen address.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Write all that a running node holds at one moment into a file
+    Backup(Backup),
     /// Ask a running node whether it is ready: exit code 0 if it is, 1 if not
     Healthcheck(Target),
     /// Look into the data directory of a stopped node, or into a copy of one; not a byte of it is changed
     Inspect(Inspect),
     /// Tell a running node to leave its cluster and stop; what it holds stays in its directory
     Leave(Leave),
+    /// Make a new node's data directory of a backup: all of it, or nothing
+    Restore(Restore),
+}
+
+/// Flags of `backup`.
+#[derive(Args, Debug)]
+pub struct Backup {
+    /// The node, as HOST:PORT or http://HOST:PORT
+    #[arg(value_name = "URL")]
+    pub node: String,
+    /// The file, which must not be there yet
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Flags of `restore`.
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// The backup; - reads it from the standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The new node's data directory, which must be empty or not there
+    #[arg(long, value_name = "DIR", env = "DYNARUST_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// The node is to go into the cluster of which the backup is, where what was changed and deleted since stays so; else
+    /// it begins a cluster of its own with what the backup holds
+    #[arg(long)]
+    pub into_cluster: bool,
 }
 
 /// Which directory to look into, and for what.

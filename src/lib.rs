@@ -2,11 +2,12 @@
 //!
 //! The rooms, from the ground up; a room imports only from the floors below (`docs/architecture.md`):
 //! floor 0 `limits`, `metrics`, `exit`; floor 1 `replica`, the pure rules; floor 2 `storage`, the vault, and `peers`, what is
-//! known of the others; floor 3 `api`, the clients' door, and `network`, the peers'; floor 4 `server`; floor 5 `node`, which
-//! starts and stops everything. Beside: `cli`, `config`, `logger`, `ask`.
+//! known of the others; floor 3 `backup`, all of it as one stream; floor 4 `api`, the clients' door, and `network`, the peers';
+//! floor 5 `server`; floor 6 `node`, which starts and stops everything. Beside: `cli`, `config`, `logger`, `ask`.
 
 pub mod api;
 pub mod ask;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod exit;

@@ -162,6 +162,9 @@ pub const CHUNK_READ_RETRIES_MAX: usize = 100;
 /// How many keys are read at a time while a piece of a sweep is compared with what is held: bounds memory, not work.
 pub const SWEEP_READ_KEYS: usize = 1_024;
 
+/// How many keys are read at a time while a restored node takes all of them for its own: bounds memory, not work.
+pub const RESTORE_STEP_KEYS: usize = 1_024;
+
 /// How many keys are read at a time while keys with siblings are looked for: bounds memory, not work.
 pub const CONFLICTS_READ_KEYS: usize = 1_024;
 
@@ -314,3 +317,19 @@ pub const SWEEP_RATHER_EVENTS: (u64, u64) = (65_536, 4);
 
 /// Processes remembered of each peer: a message may be late by some restarts.
 pub const RUNS_KEPT: usize = 16;
+
+/// Events and bytes of a backup that are read between two commits, at most: some milliseconds for which writers wait, once.
+pub const BACKUP_LAST_EVENTS: u64 = 512;
+/// Bytes of all entries of the last events, about.
+pub const BACKUP_LAST_BYTES: usize = 1 << 20;
+/// How often a backup reads all keys anew because the log no longer has what was written meanwhile.
+pub const BACKUP_SWEEPS_MAX: u32 = 3;
+/// Longest block of a backup: an entry is in it whole, with as many siblings as it may have.
+pub const BACKUP_BLOCK_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
+/// Backups that a node gives at a time: each reads all keys.
+pub const BACKUPS_MAX: usize = 2;
+/// How long nothing may come from a node that gives a backup, in ms: it may be busy, or its disk slow.
+pub const BACKUP_SILENCE_MS: u64 = 60_000;
+/// How long what happens is kept for a backup that is being read, in ms: longer than one takes, and bounded, since what deletes
+/// leave behind is kept as well.
+pub const GUEST_STAYS_MS: u64 = 3_600_000;

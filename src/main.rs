@@ -7,7 +7,7 @@ use clap::Parser;
 use dynarust::cli::{Cli, Command};
 use dynarust::config::Config;
 use dynarust::exit::Exit;
-use dynarust::{ask, inspect, logger, node};
+use dynarust::{ask, backup, inspect, logger, node};
 
 /// A seventh less CPU a write than the C library's, measured: most of it is sled's small allocations.
 #[global_allocator]
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(command) = cli.command {
         let done = match command {
+            Command::Backup(flags) => return told(backup::fetch(&flags)),
             Command::Healthcheck(target) => ask::ready(&target),
             Command::Inspect(flags) => {
                 return match inspect::run(&flags, node::now_ms(), node::random()) {
@@ -25,6 +26,9 @@ fn main() -> ExitCode {
                 };
             }
             Command::Leave(flags) => ask::leave(&flags).map(|told| println!("{told}")),
+            Command::Restore(flags) => {
+                return told(backup::restore(&flags, node::now_ms, node::random));
+            }
         };
         return match done {
             Ok(()) => Exit::Stopped.into(),
@@ -48,4 +52,14 @@ fn main() -> ExitCode {
 fn fail(exit: Exit, why: &str) -> ExitCode {
     eprintln!("error: {why}");
     exit.into()
+}
+
+fn told(done: Result<String, backup::Error>) -> ExitCode {
+    match done {
+        Ok(text) => {
+            println!("{text}");
+            Exit::Stopped.into()
+        }
+        Err(e) => fail(e.exit(), &e.to_string()),
+    }
 }

@@ -2,6 +2,8 @@
 //! the data directories it will not touch, the environment twins of its flags, the start line, and the health check.
 #![expect(unsafe_code, clippy::unwrap_used, reason = "signals go by libc; a poisoned lock is a failed test")]
 
+#[path = "cli/backup.rs"]
+mod backup;
 #[path = "cli/directories.rs"]
 mod directories;
 #[path = "cli/inspect.rs"]

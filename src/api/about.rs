@@ -8,7 +8,7 @@ use super::problem::{Code, Problem};
 use super::{members, request};
 use crate::peers::Arrival;
 use crate::replica::VersionVector;
-use crate::storage::{FORMAT, sync_calls};
+use crate::storage::{FORMAT, Store, sync_calls};
 use crate::time;
 
 /// `GET /health`: the process is alive.
@@ -20,18 +20,22 @@ pub fn health(request: &HttpRequest) -> Result<HttpResponse, Problem> {
 /// `GET /ready`: requests are served, and there is something to be read: a new member has what its cluster had when it joined.
 pub fn ready(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     request::no_parameters(request)?;
-    let store = app.store()?;
+    arrived(app, app.store()?)?;
+    Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
+}
+
+/// Has the node what its cluster had when it joined?
+pub fn arrived(app: &App, store: &Store) -> Result<(), Problem> {
     match app.peers.arrival() {
-        None => {}
+        None => Ok(()),
         Some(Arrival::Asking) => {
-            return Err(Problem::new(Code::Starting, "no member of a cluster has taken this node in yet"));
+            Err(Problem::new(Code::Starting, "no member of a cluster has taken this node in yet"))
         }
         Some(Arrival::Behind(vv)) if !store.published().vv.covers_all(&vv) => {
-            return Err(Problem::new(Code::Starting, "it is being sent what its cluster holds"));
+            Err(Problem::new(Code::Starting, "it is being sent what its cluster holds"))
         }
-        Some(Arrival::Behind(_)) => {}
+        Some(Arrival::Behind(_)) => Ok(()),
     }
-    Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
 }
 
 /// `GET /stats`.

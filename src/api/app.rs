@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Code, Problem};
-use crate::limits::TRANSIT_BYTES_MAX;
+use crate::limits::{BACKUPS_MAX, TRANSIT_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::storage::Store;
@@ -22,6 +22,7 @@ pub struct App {
     /// Requests whose answer is not out yet.
     serving: AtomicUsize,
     transit: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// What has been seen of the other members.
@@ -54,6 +55,7 @@ impl App {
             told_to_stop: Notify::new(),
             serving: AtomicUsize::new(0),
             transit: Arc::new(Semaphore::new(TRANSIT_BYTES_MAX)),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             metrics,
             peers,
             value_bytes_max,
@@ -129,6 +131,12 @@ impl App {
         let wanted = u32::try_from(bytes).ok().filter(|&bytes| bytes as usize <= TRANSIT_BYTES_MAX);
         let permit = wanted.and_then(|bytes| self.transit.clone().try_acquire_many_owned(bytes).ok());
         permit.ok_or_else(|| Problem::new(Code::Busy, "too many large values are under way: try again"))
+    }
+
+    /// One of the backups that may be read at a time, until the permit is dropped.
+    pub fn backup_turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let turn = self.backups.clone().try_acquire_owned();
+        turn.map_err(|_| Problem::new(Code::Busy, "as many backups as may be are being read: try again"))
     }
 }
 

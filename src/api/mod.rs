@@ -5,6 +5,7 @@
 
 mod about;
 mod app;
+mod backup;
 mod json;
 mod keys;
 mod members;
@@ -38,7 +39,9 @@ pub async fn answer(
 ) -> Result<HttpResponse, Problem> {
     match request.path() {
         path if path.starts_with("/key/") => key(app, request, payload).await,
-        "/health" | "/ready" | "/stats" | "/membership" | "/conflicts" => node(app, request).await,
+        "/health" | "/ready" | "/stats" | "/membership" | "/conflicts" | "/backup" => {
+            node(app, request).await
+        }
         path if path.starts_with("/membership/") => member(app, request).await,
         path if path.starts_with("/replication/") => replication(app, request).await,
         path => Err(no_such_path(path)),
@@ -55,7 +58,7 @@ async fn key(app: &Arc<App>, request: &HttpRequest, payload: &mut Payload) -> Re
     }
 }
 
-async fn node(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+async fn node(app: &Arc<App>, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Problem::not_allowed(request.method().as_str(), NODE_METHODS));
     }
@@ -64,6 +67,7 @@ async fn node(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem>
         "/ready" => about::ready(app, request),
         "/stats" => about::stats(app, request).await,
         "/conflicts" => keys::conflicts(app, request).await,
+        "/backup" => backup::backup(app, request),
         _ => members::all(app, request).await,
     }
 }
@@ -94,8 +98,8 @@ pub fn no_such_path(path: &str) -> Problem {
     Problem::new(
         Code::NoSuchPath,
         format!(
-            "{shown}: keys live under /key/, /conflicts lists those with siblings; /health, /ready, /stats, /membership and \
-             /replication tell about node and cluster"
+            "{shown}: keys live under /key/, /conflicts lists those with siblings, /backup gives all; /health, /ready, /stats, \
+             /membership and /replication tell about node and cluster"
         ),
     )
 }

@@ -28,6 +28,7 @@ use super::identity::Note;
 use super::pass::Pass;
 use super::recover::Found;
 use super::request::{Action, Parcel, Request, Written};
+use super::snapshot::Ask;
 use super::trees::{Trees, change_key, read_expiry_key, read_row};
 use super::watchdog::Watchdog;
 use super::{Published, Settings, Shared};
@@ -50,6 +51,10 @@ pub enum Message {
     Note(Note, oneshot::Sender<Result<(), Rejection>>),
     /// A member has said what it has: something that waits for that may go on.
     Heard,
+    /// Show what there is between two commits.
+    Moment(Ask),
+    /// Keep what happens from now on for a guest.
+    Receive(oneshot::Sender<(NodeId, VersionVector)>),
     /// Finish what came before, and end.
     Stop,
 }
@@ -179,6 +184,14 @@ impl Committer {
                 Ok(Message::Take(parcel, reply)) => Some(Asked::Take(parcel, reply)),
                 Ok(Message::Note(note, reply)) => Some(Asked::Note(note, reply)),
                 Ok(Message::Heard) => None,
+                Ok(Message::Moment(ask)) => {
+                    ask.answer(&self.trees, &self.shared, &self.replica);
+                    None
+                }
+                Ok(Message::Receive(reply)) => {
+                    self.receive(reply);
+                    None
+                }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
                 Err(RecvTimeoutError::Timeout) => return false,
             };
@@ -215,6 +228,7 @@ impl Committer {
         let now_ms = (self.now_ms)();
         self.disk.look()?;
         let before = self.replica.vv().clone();
+        self.audience.see_off(&mut self.replica, &self.shared.guests, now_ms);
         if self.audience.listen(&mut self.replica, &self.shared.heard, now_ms) {
             self.pass.ask(self.replica.vv());
         }
@@ -296,6 +310,15 @@ impl Committer {
             self.pass.ask(self.replica.vv());
         }
         Ok(())
+    }
+
+    /// A guest comes, between two commits.
+    fn receive(&mut self, reply: oneshot::Sender<(NodeId, VersionVector)>) {
+        let guests = &self.shared.guests;
+        let guest = self.audience.receive(&mut self.replica, guests, (self.now_ms)());
+        if reply.send((guest, self.replica.vv().clone())).is_err() {
+            guests.part(guest);
+        }
     }
 
     /// Lets go of what every member has seen: a share of it in each commit.

@@ -170,6 +170,14 @@ impl Directory {
         Ok(())
     }
 
+    /// The same, if its manifest does not say so already.
+    pub fn ready_if_new(&mut self) -> Result<(), Error> {
+        match self.manifest.state == State::Ready && self.manifest.format == FORMAT {
+            true => Ok(()),
+            false => self.ready(),
+        }
+    }
+
     /// From now on the directory holds what must not be lost.
     pub fn ready(&mut self) -> Result<(), Error> {
         self.manifest.format = FORMAT;

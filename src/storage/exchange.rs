@@ -98,7 +98,7 @@ impl Store {
     }
 
     /// Reads on a thread that may block, and waits until what was read is on the disk.
-    async fn shown<T: Send + 'static>(
+    pub(super) async fn shown<T: Send + 'static>(
         &self,
         read: impl FnOnce() -> Result<(T, u64), Error> + Send + 'static,
     ) -> Result<T, Error> {

@@ -29,8 +29,10 @@ mod progress;
 mod recent;
 mod recover;
 mod request;
+mod restore;
 mod shipping;
 mod siblings;
+mod snapshot;
 mod trees;
 mod watchdog;
 mod watermark;
@@ -54,8 +56,10 @@ pub use heard::{Heard, Said};
 pub use offline::{About, Offline, TreeSize};
 pub use pass::Pass;
 pub use request::{Action, Condition, Parcel, Request, Tags, Written};
+pub use restore::Filling;
 pub use shipping::Next;
 pub use siblings::Conflicts;
+pub use snapshot::{Guest, Moment};
 pub use trees::read_row;
 use watchdog::Watchdog;
 use watermark::Watermark;
@@ -66,7 +70,9 @@ use crate::metrics::Metrics;
 use crate::replica::{
     Clock, Entry, Kind, NodeId, Replica, Totals, Trees as _, Value, Version, VersionVector,
 };
+use audience::Guests;
 use committer::{Committer, Message};
+use directory::State;
 use disk::Disk;
 use identity::Birth;
 use recent::Recent;
@@ -128,6 +134,7 @@ pub struct Shared {
     published: Mutex<Arc<Published>>,
     /// What the members have on their disks.
     heard: Heard,
+    guests: Guests,
     stopping: AtomicBool,
     /// Writes sent and not yet answered.
     waiting: AtomicU64,
@@ -195,12 +202,24 @@ pub struct Queue {
 impl Store {
     /// Opens or makes the store, proves it, and starts its threads. Blocks for as long as recovery takes.
     pub fn open(settings: &Settings, metrics: Arc<Metrics>) -> Result<Store, Error> {
+        Store::open_as(settings, metrics, State::Ready)
+    }
+
+    /// The same; a directory that is to be `Creating` must not be anybody's, and stays so.
+    fn open_as(settings: &Settings, metrics: Arc<Metrics>, to_be: State) -> Result<Store, Error> {
         OPENING.store(true, Ordering::SeqCst);
         let mut directory = directory::Directory::claim(&settings.directory)?;
+        if to_be == State::Creating && directory.manifest.state == State::Ready {
+            let shown = directory.shown();
+            return Err(Error::Refused(format!("{shown} is a node's data directory: give an empty one")));
+        }
         let mut disk = Disk::claim(&settings.directory, settings.reserve_bytes)?;
         let fresh = || [(settings.random)(), (settings.random)()];
         let watchdog = Watchdog::start(settings.commit_deadline)?;
         let found = recover::open(&mut directory, settings, &watchdog, fresh)?;
+        if to_be == State::Ready {
+            directory.ready_if_new()?;
+        }
         OPENING.store(false, Ordering::SeqCst);
         let shared = Arc::new(Shared {
             watermark: Watermark::new(),
@@ -208,6 +227,7 @@ impl Store {
             metrics,
             published: Mutex::new(Arc::new(Published::of(&found.replica))),
             heard: Heard::new((settings.now_ms)()),
+            guests: Guests::default(),
             stopping: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
         });

@@ -74,9 +74,6 @@ pub fn open(
     progress.note(&summary.vv)?;
     progress.sync()?;
     directory.sync_names()?;
-    if new || directory.manifest.format != migrate::NEWEST {
-        directory.ready()?;
-    }
     let replica = Replica::resume(me, summary.vv, summary.floor, summary.clock, summary.totals);
     let repairs = summary.repairs;
     Ok(Found { cluster: trees.id(meta::CLUSTER)?, replica, changes, trees, progress, repairs })

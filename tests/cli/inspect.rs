@@ -29,6 +29,14 @@ fn objects(dir: &Path, args: &[&str]) -> Vec<Json> {
 
 /// A node that has held some of everything, and what `/stats` said at its end.
 fn filled(dir: &Path) -> Json {
+    let node = filled_node(dir);
+    let stats = node.request("GET", "/stats", "").json();
+    assert_eq!(node.stop().code(), Some(0));
+    stats
+}
+
+/// A node that has held some of everything.
+pub fn filled_node(dir: &Path) -> Node {
     let node = Node::start(dir, &[]);
     let put = |path: &str, headers: &[(&str, &str)], body: &str| {
         let answer = node.request_with("PUT", &format!("/key/{path}"), headers, body.as_bytes());
@@ -45,9 +53,7 @@ fn filled(dir: &Path) -> Json {
     put("brief", &[], "{\"value\": 1, \"ttl_seconds\": 3600}");
     put("gone", &[], "{\"value\": 1}");
     assert_eq!(node.request("DELETE", "/key/gone", "").status, 200);
-    let stats = node.request("GET", "/stats", "").json();
-    assert_eq!(node.stop().code(), Some(0));
-    stats
+    node
 }
 
 #[test]

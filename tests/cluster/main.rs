@@ -21,4 +21,5 @@ mod membership;
 mod partitions;
 mod proxy;
 mod quiet;
+mod restored;
 mod storm;

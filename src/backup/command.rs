@@ -1,0 +1,218 @@
+//! `DynaRust backup` and `DynaRust restore`: a running node's backup into a file, and a file into a directory.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Error;
+use super::format::{Block, Broken, End, Head, Reader};
+use crate::cli::{Backup, Restore};
+use crate::limits::{
+    BACKUP_SILENCE_MS, CACHE_MIB_DEFAULT, COMMIT_DEADLINE_MS_DEFAULT, FORGET_AFTER_HOURS_DEFAULT,
+    PEER_CONNECT_MS, WRITE_QUEUE_DEFAULT,
+};
+use crate::metrics::Metrics;
+use crate::replica::NodeId;
+use crate::storage::{self, Filling, Parcel, Rejection, Settings, Store};
+use crate::{network, time};
+
+/// Fetches a backup into a file that is not there yet, and comes back with what is told of it.
+pub fn fetch(flags: &Backup) -> Result<String, Error> {
+    let file = &flags.output;
+    let shown = file.display();
+    if file.exists() {
+        return Err(Error::File(format!("{shown} is there already: give another name")));
+    }
+    let part = beside(file);
+    let failed = |e: io::Error| Error::File(format!("can't write {}: {e}", part.display()));
+    // What is left of a try that was cut off is of no use.
+    let mut to = File::create(&part).map_err(failed)?;
+    let done = runtime()?.block_on(download(&flags.node, &mut to, &part)).and_then(|()| {
+        to.sync_all().map_err(failed)?;
+        let told = proven(&part)?;
+        fs::rename(&part, file).map_err(failed)?;
+        sync_names(file).map_err(failed)?;
+        let (bytes, End { keys, ended_ms, .. }) = told;
+        Ok(format!("{shown}: {keys} keys in {bytes} bytes, as of {}", time::text(ended_ms)))
+    });
+    if done.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    done
+}
+
+/// Its name while it is not whole.
+fn beside(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}
+
+fn sync_names(file: &Path) -> io::Result<()> {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+async fn download(node: &str, to: &mut File, part: &Path) -> Result<(), Error> {
+    let url = match node.split_once("://") {
+        Some(("http", _)) => format!("{}/backup", node.trim_end_matches('/')),
+        Some(_) => {
+            return Err(Error::Node(format!("'{node}' is no node: give HOST:PORT or http://HOST:PORT")));
+        }
+        None => format!("http://{node}/backup"),
+    };
+    let lost = |e: reqwest::Error| {
+        let mut text = e.to_string();
+        let mut source = std::error::Error::source(&e);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Error::Node(text)
+    };
+    let client = reqwest::Client::builder()
+        .connect_timeout(Duration::from_millis(PEER_CONNECT_MS))
+        .read_timeout(Duration::from_millis(BACKUP_SILENCE_MS))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .map_err(lost)?;
+    let mut answer = client.get(&url).send().await.map_err(lost)?;
+    if !answer.status().is_success() {
+        let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
+        let detail = serde_json::from_str::<serde_json::Value>(&text).ok();
+        let detail = detail.and_then(|problem| problem["detail"].as_str().map(str::to_owned));
+        return Err(Error::Node(format!("{url} answers {status}: {}", detail.unwrap_or(text))));
+    }
+    while let Some(bytes) = answer.chunk().await.map_err(lost)? {
+        to.write_all(&bytes).map_err(|e| Error::File(format!("can't write {}: {e}", part.display())))?;
+    }
+    Ok(())
+}
+
+/// Reads all of a backup; how long it is and what it says at its end.
+fn proven(file: &Path) -> Result<(u64, End), Error> {
+    let broken = |why: Broken| Error::Broken(file.display().to_string(), why);
+    let from = File::open(file).map_err(|e| broken(e.into()))?;
+    let mut reader = Reader::new(BufReader::with_capacity(READ_BYTES, from)).map_err(broken)?;
+    let mut end = None;
+    while let Some(block) = reader.block().map_err(broken)? {
+        if let Block::End(last) = block {
+            end = Some(last);
+        }
+    }
+    let end = end.ok_or_else(|| broken(Broken::CutOff(reader.at())))?;
+    Ok((reader.at(), end))
+}
+
+/// Read at a time from a file.
+const READ_BYTES: usize = 1 << 20;
+
+/// Makes a node's directory of a backup, and comes back with what is told of it.
+pub fn restore(flags: &Restore, now_ms: fn() -> u64, random: fn() -> u64) -> Result<String, Error> {
+    let name = flags.file.display().to_string();
+    let broken = |why: Broken| Error::Broken(name.clone(), why);
+    let from: Box<dyn Read> = match flags.file.as_os_str() == "-" {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(&flags.file).map_err(|e| broken(e.into()))?),
+    };
+    let mut reader = Reader::new(BufReader::with_capacity(READ_BYTES, from)).map_err(broken)?;
+    let Some(Block::Head(head)) = reader.block().map_err(broken)? else {
+        return Err(broken(Broken::CutOff(reader.at())));
+    };
+    if flags.into_cluster && head.cluster == network::NOWHERE {
+        return Err(Error::Node(
+            "the node of this backup had left its cluster: restore it without --into-cluster".into(),
+        ));
+    }
+    let settings = Settings {
+        directory: flags.data_dir.clone(),
+        cache_bytes: CACHE_MIB_DEFAULT << 20,
+        reserve_bytes: None,
+        queue: WRITE_QUEUE_DEFAULT,
+        // Who joins the restored node is sent the keys.
+        log_kept_bytes: 0,
+        log_held_bytes: 1 << 20,
+        forget_after: Duration::from_secs(FORGET_AFTER_HOURS_DEFAULT * 3_600),
+        commit_deadline: Duration::from_millis(COMMIT_DEADLINE_MS_DEFAULT),
+        now_ms,
+        random,
+    };
+    let filling = Filling::begin(&settings, Arc::new(Metrics::default()))?;
+    let me = filling.store().me();
+    let filled = runtime().and_then(|runtime| {
+        runtime.block_on(fill(filling.store(), &head, flags.into_cluster, &mut || {
+            reader.block().map_err(broken)
+        }))
+    });
+    let end = match filled {
+        Ok(end) => end,
+        Err(error) => {
+            filling.give_up();
+            return Err(error);
+        }
+    };
+    let held = filling.finish(!flags.into_cluster)?;
+    let differs = held.totals.digest != end.digest || held.vv != end.vv;
+    let doubt = match differs {
+        false => String::new(),
+        true => format!(
+            "\nwarning: all of it is restored as it was sent, but the node that made it held something else at its end ({} keys, \
+             digest {}; here are {} keys, digest {}): it was being brought up to date itself",
+            end.keys, end.digest, held.totals.keys, held.totals.digest
+        ),
+    };
+    Ok(told(&flags.data_dir, me, &head, &end, flags.into_cluster) + &doubt)
+}
+
+fn told(dir: &Path, me: NodeId, head: &Head, end: &End, into_cluster: bool) -> String {
+    let (dir, at) = (dir.display(), time::text(end.ended_ms));
+    let next = match into_cluster {
+        false => "it is a cluster of its own".to_owned(),
+        true => format!("when it is started it joins cluster {} again", head.cluster),
+    };
+    format!("{dir}: {} keys of node {}, as of {at}; node {me} holds them, and {next}", end.keys, head.node)
+}
+
+/// Takes in what comes, up to the end.
+async fn fill(
+    store: &Store,
+    head: &Head,
+    into_cluster: bool,
+    next: &mut dyn FnMut() -> Result<Option<Block>, Error>,
+) -> Result<End, Error> {
+    if into_cluster {
+        store.adopt(head.cluster).await.map_err(not_taken)?;
+    }
+    let mut end = None;
+    while let Some(block) = next()? {
+        let parcel = match block {
+            // The reader lets it stand nowhere else than at the beginning.
+            Block::Head(_) => continue,
+            Block::Keys(sweep) => sweep.check().map(|()| Parcel::Sweep(sweep)),
+            Block::Events(frame) => frame.check().map(|()| Parcel::Frame(frame)),
+            Block::End(last) => {
+                end = Some(last);
+                continue;
+            }
+        };
+        let parcel = parcel.map_err(|what| Error::Node(format!("what the backup holds can't be: {what}")))?;
+        store.take(parcel).await.map_err(not_taken)?;
+    }
+    // Without one the reader has said that it is cut off.
+    end.ok_or_else(|| Error::Node("the backup has no end".into()))
+}
+
+fn not_taken(rejection: Rejection) -> Error {
+    match rejection {
+        Rejection::DiskFull => storage::Error::Refused("the disk is too full for all of it".into()).into(),
+        other => storage::Error::Failed(format!("a piece of the backup was not taken in: {other}")).into(),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| storage::Error::Failed(format!("can't start a runtime: {e}")).into())
+}

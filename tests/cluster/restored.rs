@@ -1,0 +1,71 @@
+//! A node made of a backup, in the cluster of which the backup is and in none.
+
+use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::support::{Node, binary, wait_until};
+use std::path::Path;
+use std::process::Command;
+
+fn run(arguments: &[&str], paths: &[&Path]) {
+    let ended = Command::new(binary()).args(arguments).args(paths).output().expect("it runs");
+    let told = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
+    assert!(ended.status.success() && !told.contains("warning"), "{arguments:?}: {told}");
+}
+
+/// One disk is lost. What was deleted and changed since the backup stays so, and what was written since comes.
+#[test]
+fn a_node_made_of_a_backup_goes_into_its_cluster() {
+    let mut cluster = Cluster::start(3);
+    for key in ["stays", "changed", "deleted"] {
+        put(cluster.node(0), key, "before");
+    }
+    cluster.settle();
+    let files = tempfile::tempdir().expect("a directory");
+    let file = files.path().join("backup");
+    run(&["backup", &cluster.node(0).address.to_string(), "-o"], &[&file]);
+    put(cluster.node(1), "changed", "since");
+    put(cluster.node(2), "new", "since");
+    assert_eq!(cluster.node(1).request("DELETE", "/key/deleted?w=all", "").status, 200);
+    cluster.settle();
+    let lost = id(cluster.node(2));
+    cluster.kill(2);
+    std::fs::remove_dir_all(cluster.dir(2)).expect("its disk");
+    let dir = cluster.dir(2);
+    run(&["restore", "--into-cluster"], &[&file, Path::new("--data-dir"), &dir]);
+    // It knows the members, and needs to be told none.
+    cluster.up_untold(2);
+    assert_ne!(id(cluster.node(2)), lost);
+    cluster.evict_the_dead();
+    cluster.settle();
+    for node in cluster.alive() {
+        shows(node, "stays", Some("before"));
+        shows(node, "changed", Some("since"));
+        shows(node, "new", Some("since"));
+        shows(node, "deleted", None);
+        let conflicts = get(node.address, "/conflicts");
+        assert_eq!(conflicts["keys"].as_array().map(Vec::len), Some(0), "{conflicts}");
+    }
+}
+
+/// One that is restored elsewhere must leave the cluster alone: it has other names for all of it, and knows no member.
+#[test]
+fn a_node_made_of_a_backup_is_alone_unless_it_is_told_to_join() {
+    let cluster = Cluster::start(2);
+    put(cluster.node(0), "key", "before");
+    cluster.settle();
+    let files = tempfile::tempdir().expect("a directory");
+    let (file, dir) = (files.path().join("backup"), files.path().join("restored"));
+    run(&["backup", &cluster.node(1).address.to_string(), "-o"], &[&file]);
+    assert_eq!(cluster.node(0).request("DELETE", "/key/key?w=all", "").status, 200);
+    run(&["restore"], &[&file, Path::new("--data-dir"), &dir]);
+    let alone = Node::start(&dir, &[]);
+    shows(&alone, "key", Some("before"));
+    let known = get(alone.address, "/membership");
+    assert_eq!(known["members"].as_array().map(Vec::len), Some(1), "{known}");
+    assert_eq!(alone.stop().code(), Some(0));
+    // Told to, it merges like every lonely node: what it brings is new, so what was deleted is back.
+    let told = Node::start(&dir, &[&cluster.node(0).address.to_string()]);
+    wait_until(SETTLED, "it is a member", || state(cluster.node(1), &id(&told)) == "alive");
+    for node in cluster.alive() {
+        shows(node, "key", Some("before"));
+    }
+}
