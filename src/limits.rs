@@ -274,6 +274,16 @@ pub const DOWN_TOLD_MS: u64 = 5_000;
 /// in ms: nodes are often started at the same time.
 pub const JOIN_TOLD_MS: u64 = 5_000;
 
+/// How long a node that was taken in, and that other members still do not take for one, waits for them to hear of it before it
+/// asks them itself, in ms: word takes a second by another one, and two more when a line has failed.
+pub const JOIN_DENIED_MS: u64 = 4_000;
+
+const _: () = assert!(RELAY_AFTER_MS + RETRY_MS.1 < JOIN_DENIED_MS);
+
+/// How long one that was evicted is tried to be told, in ms: it is told at once when it is up, and most are evicted because they
+/// are not.
+pub const EVICTED_TOLD_MS: u64 = 10_000;
+
 /// How long new nodes that wait for each other in a ring do so, in ms: longer than a chain of them takes, in which one is taken
 /// in after the other.
 pub const JOIN_DEADLOCK_MS: u64 = 60_000;

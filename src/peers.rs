@@ -1,4 +1,4 @@
-//! The other members: what the roster says of each, and what this node has seen of it lately.
+//! The other members: what this node has seen of each lately.
 //!
 //! Who belongs to the cluster is data, in the membership tree. Who is reachable is opinion: it lives here, in memory, is
 //! written by the network and read by whoever shows members. Nothing here decides anything.
@@ -7,31 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
-
 use crate::replica::{Digest, NodeId, VersionVector};
-
-/// A member, as its record in the membership tree has it.
-#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Where it is reached, as host:port.
-    pub address: String,
-    /// When it joined, in ms since 1970.
-    pub joined_at_ms: u64,
-}
-
-impl Member {
-    /// The record's JSON.
-    pub fn text(&self) -> Vec<u8> {
-        // A struct of a string and a number has no way to fail.
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    /// What a record says; `None` when it is no record.
-    pub fn of(text: &[u8]) -> Option<Member> {
-        serde_json::from_slice(text).ok()
-    }
-}
 
 /// An address as it is kept and shown: one of IPv4 that came in by a socket of IPv6 is one of IPv4, and names stay what they
 /// are.
@@ -85,6 +61,8 @@ pub struct Peer {
     pub unequal: u32,
     /// Where it said that it is reached, unless that did not work since.
     pub address: Option<String>,
+    /// It did not take this node for a member, the last time that it answered.
+    pub denies: bool,
     /// Why it could not be reached, the last time that it could not.
     pub trouble: Option<String>,
     /// What we had when it was last seen to lack something, and when that was, in ms since 1970; until it has that.
@@ -126,6 +104,14 @@ impl Peers {
     /// Where one said that it is reached.
     pub fn address_of(&self, id: NodeId) -> Option<String> {
         self.lock().get(&id)?.address.clone()
+    }
+
+    /// How many of these did not take this node for a member when they answered last, and how many others are up.
+    pub fn opinions(&self, members: &[NodeId]) -> (usize, usize) {
+        let known = self.lock();
+        let peers = || members.iter().filter_map(|id| known.get(id));
+        let denies = peers().filter(|peer| peer.denies).count();
+        (denies, peers().filter(|peer| !peer.denies && peer.liveness == Liveness::Alive).count())
     }
 
     /// How far this node has got, if it has not arrived.

@@ -8,9 +8,8 @@ use super::app::App;
 use super::problem::{Code, Problem};
 use super::request;
 use crate::limits::{HOLDING_MS, UNEQUAL_LOOKS};
-use crate::peers::Member;
-use crate::replica::{Kind, NodeId, Token, VersionVector};
-use crate::storage::{Action, Condition, Request, Store};
+use crate::replica::{NodeId, Records, Token, VersionVector};
+use crate::storage::{Action, Store};
 use crate::time;
 
 /// A member.
@@ -43,10 +42,27 @@ pub async fn all(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
         cluster: String,
         #[serde(rename = "self")]
         me: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        trouble: Option<&'static str>,
         members: Vec<Shown>,
     }
-    let me = store.me().to_string();
-    Ok(HttpResponse::Ok().json(Membership { cluster: store.cluster().to_string(), me, members }))
+    let (cluster, me) = (store.cluster().to_string(), store.me().to_string());
+    Ok(HttpResponse::Ok().json(Membership { cluster, me, trouble: trouble(app, store), members }))
+}
+
+/// Why this node is no member, as far as it can tell.
+fn trouble(app: &App, store: &Store) -> Option<&'static str> {
+    if store.is_out() {
+        return Some(
+            "this node is no member any more: it was evicted, or it leaves. Start it again to let it join again",
+        );
+    }
+    let others: Vec<_> = store.members().into_iter().filter(|id| *id != store.me()).collect();
+    let (deny, admit) = app.peers.opinions(&others);
+    (deny > 0 && admit == 0).then_some(
+        "no member that answers takes this node for one: it was evicted when it could not be told. Start it again to let it \
+         join again",
+    )
 }
 
 /// All members.
@@ -60,8 +76,7 @@ pub async fn list(app: &App, store: &Store) -> Result<Vec<Shown>, Problem> {
 
 async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Problem> {
     let now_ms = (app.now_ms)();
-    let record = store.read(Kind::Membership, &id.0.to_be_bytes(), now_ms).await?;
-    let Some(member) = record.first().and_then(|(_, text)| Member::of(text)) else { return Ok(None) };
+    let Some(member) = store.records(id).await?.standing() else { return Ok(None) };
     let mut shown = Shown {
         id: id.to_string(),
         address: member.address,
@@ -151,15 +166,17 @@ pub async fn evict(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pro
             "ask another member, or let this one leave (POST /cluster/leave)",
         ));
     }
-    let request = Request {
-        kind: Kind::Membership,
-        key: id.0.to_be_bytes().to_vec(),
-        action: Action::Delete,
-        condition: Condition::default(),
-        token: None,
-        room: None,
+    if store.is_out() {
+        return Err(Problem::new(
+            Code::NoMember,
+            "this node was evicted itself, or it leaves: ask another one",
+        ));
+    }
+    let now_ms = (app.now_ms)();
+    let mark = |records: &Records| records.evicted(now_ms).map(|mark| Action::Put(mark.text(), None));
+    let Some(written) = store.change_records(id, mark).await? else {
+        return Err(Problem::new(Code::NotFound, format!("{id} is no member")));
     };
-    let written = store.write(request).await?;
     log::warn!("member {id} was evicted by a client of this node");
     #[derive(Serialize)]
     struct Evicted {

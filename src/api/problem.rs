@@ -42,6 +42,8 @@ pub enum Code {
     CantLeave,
     /// The node is asked to evict itself.
     CantEvictItself,
+    /// The node that is asked to evict another was evicted itself.
+    NoMember,
     /// The causality token names what this node has not seen.
     TokenAhead,
     /// What the causality token names was replaced or deleted already, and something else lives. No 404: that would be read as
@@ -99,6 +101,9 @@ impl Code {
             }
             Code::CantEvictItself => {
                 ("cant-evict-itself", StatusCode::CONFLICT, "A node does not evict itself")
+            }
+            Code::NoMember => {
+                ("no-member", StatusCode::CONFLICT, "This node is no member of its cluster any more")
             }
             Code::TokenAhead => {
                 ("causality-token-ahead", StatusCode::CONFLICT, "This node has not seen what the token names")

@@ -5,8 +5,7 @@ use serde_json::{Value as Json, json, value::RawValue};
 use super::shown::{self, Table};
 use super::{Error, Out};
 use crate::cli::{Changes, Get, Keys};
-use crate::peers::Member;
-use crate::replica::{Dot, Entry, Kind, Version};
+use crate::replica::{Dot, Entry, Kind, Member, Records, Version};
 use crate::storage::{Event, Offline, Row};
 use crate::time;
 
@@ -178,23 +177,31 @@ pub fn members(store: &Offline, out: &mut Out) -> Result<(), Error> {
     let mut table = Table::new(&["id", "address", "joined", ""]);
     store.entries(Kind::Membership, &[], |key, entry| {
         let id = member_key(key);
-        let Some(winner) = entry.as_ref().and_then(|entry| entry.versions().first()) else {
-            if entry.is_none() {
-                table.row(vec![id, "damaged".into(), String::new(), String::new()]);
-            }
+        let Some(entry) = entry else {
+            table.row(vec![id, "damaged".into(), String::new(), String::new()]);
             return Ok::<_, Error>(true);
         };
-        let record = store.text(winner)?.and_then(|text| Member::of(&text));
-        let address = record.as_ref().map(|record| record.address.clone());
-        let joined = record.map(|record| time::text(record.joined_at_ms));
-        let this = me.to_string() == id;
-        match out.json {
-            true => out.object(&json!({"id": id, "address": address, "joined_at": joined, "self": this}))?,
-            false => {
-                let this = if this { "this node" } else { "" };
-                table.row(vec![id, address.unwrap_or_default(), joined.unwrap_or_default(), this.into()]);
-            }
+        let mut records = Vec::new();
+        for version in entry.versions() {
+            records.push((version.dot, Member::of(&store.text(version)?.unwrap_or_default())));
         }
+        let records = Records::new(records);
+        let mark = records.mark().map(|(_, mark)| mark.clone());
+        let Some(Member { address, joined_at_ms, evicted_at_ms }) = records.standing().or(mark) else {
+            return Ok(true);
+        };
+        let (joined, this) = (time::text(joined_at_ms), me.to_string() == id);
+        if out.json {
+            let mut shown = json!({"id": id, "address": address, "joined_at": joined, "self": this});
+            if let Some(at) = evicted_at_ms {
+                shown["evicted_at"] = time::text(at).into();
+            }
+            out.object(&shown)?;
+            return Ok(true);
+        }
+        let notes = [(this, "this node"), (evicted_at_ms.is_some(), "evicted")];
+        let notes: Vec<&str> = notes.iter().filter(|(is, _)| *is).map(|(_, note)| *note).collect();
+        table.row(vec![id, address, joined, notes.join(", ")]);
         Ok(true)
     })?;
     if out.json { Ok(()) } else { table.show(out) }

@@ -14,10 +14,12 @@ use super::error::Error;
 use super::wire::{Join, Joined, Message, Refusal, Reply};
 use super::{House, NOWHERE, Settings, is_concrete};
 use crate::exit::Exit;
-use crate::limits::{JOIN_DEADLOCK_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS};
-use crate::peers::{Arrival, Liveness, Member, canonical};
-use crate::replica::{Kind, NodeId};
-use crate::storage::{self, Action, Parcel, Store};
+use crate::limits::{
+    JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS,
+};
+use crate::peers::{Arrival, Liveness, canonical};
+use crate::replica::{Dot, NodeId, Records, VersionVector};
+use crate::storage::{self, Action, Parcel, Rejection, Store};
 
 /// Where this node can be reached, as far as it can know before anybody has told it.
 pub async fn first_address(store: &Store, settings: &Settings) -> String {
@@ -28,10 +30,8 @@ pub async fn first_address(store: &Store, settings: &Settings) -> String {
         return settings.listen.to_string();
     }
     // On all addresses: what was found out in an earlier run is better than nothing.
-    let key = store.me().0.to_be_bytes();
-    let shown = store.read(Kind::Membership, &key, (settings.now_ms)()).await.unwrap_or_default();
-    let known = shown.first().and_then(|(_, text)| Member::of(text)).map(|member| member.address);
-    let known = known.filter(|address| is_concrete(address));
+    let known = store.records(store.me()).await.ok().and_then(|records| records.standing());
+    let known = known.map(|member| member.address).filter(|address| is_concrete(address));
     let host = known.as_ref().and_then(|address| Some(address.rsplit_once(':')?.0));
     let port = settings.listen.port();
     host.map_or_else(|| settings.listen.to_string(), |host| canonical(&format!("{host}:{port}")))
@@ -53,7 +53,7 @@ pub(super) struct Rivals {
 /// Tries these addresses again and again, until one takes this node in.
 pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
     let (began, mut failures, mut said) = (Instant::now(), 0, BTreeMap::new());
-    while !addresses.is_empty() {
+    while !addresses.is_empty() && !house.is_evicted().await {
         let (mut own, mut others) = (BTreeSet::new(), BTreeSet::new());
         let mut unclear = false;
         house.rivals().asked.clear();
@@ -131,11 +131,11 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
 }
 
 /// Has the node what the cluster had when it was taken in, or does it get there; and do others know it than its sponsor? `false`
-/// when nothing came for long.
+/// when nothing came for long, or when others do not take it for a member though its sponsor does.
 async fn arrived(house: &House, sponsor: NodeId) -> bool {
     let (mut before, mut since) = (None, Instant::now());
     // Evicted, or leaving: that is for whoever starts it again.
-    while !house.is_out() {
+    while !house.store.is_out() {
         let published = house.store.published();
         let mut behind = false;
         if let Some(Arrival::Behind(goal)) = house.peers.arrival() {
@@ -146,7 +146,8 @@ async fn arrived(house: &House, sponsor: NodeId) -> bool {
                 let _ = house.store.arrive(None).await;
             }
         }
-        if !behind && is_known_beside(house, sponsor) {
+        let known = Known::look(house, sponsor);
+        if known.evicted || (!behind && known.beside && !known.unclear && !known.denied) {
             return true;
         }
         // What clients of this node write is no news; of a sweep the vector shows the end only.
@@ -155,6 +156,9 @@ async fn arrived(house: &House, sponsor: NodeId) -> bool {
         let now = Some((vv, house.sweeper()));
         if before != now {
             (before, since) = (now, Instant::now());
+        }
+        if known.denied && since.elapsed() > Duration::from_millis(JOIN_DENIED_MS) {
+            return false;
         }
         if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
             // A sponsor that is up has told all whom it can.
@@ -165,11 +169,36 @@ async fn arrived(house: &House, sponsor: NodeId) -> bool {
     true
 }
 
-/// Is this node known to another member than its sponsor, or is there none? Only who knows it tells it what he has.
-fn is_known_beside(house: &House, sponsor: NodeId) -> bool {
-    let mut others = house.store.said();
-    others.retain(|id, _| *id != sponsor && *id != house.store.me());
-    others.is_empty() || others.values().any(|said| !said.vv.is_empty())
+/// To whom this node is known as a member. Only who knows it tells it what he has.
+#[derive(Default)]
+struct Known {
+    /// To another one than its sponsor, or there is none.
+    beside: bool,
+    /// Of one that may be up it can't be told.
+    unclear: bool,
+    /// One does not know it, and never has: the sponsor may be a stranger there itself.
+    denied: bool,
+    /// One does not know it any more: it is not to ask by itself to be taken in again.
+    evicted: bool,
+}
+
+impl Known {
+    fn look(house: &House, sponsor: NodeId) -> Known {
+        let (mut others, me) = (house.store.said(), house.store.me());
+        others.retain(|id, _| *id != me);
+        let mut known = Known { beside: others.keys().all(|id| *id == sponsor), ..Known::default() };
+        for (id, said) in others {
+            let peer = house.peers.get(id);
+            let told = !said.vv.is_empty();
+            known.evicted |= told && peer.denies;
+            if id != sponsor {
+                known.beside |= told;
+                known.denied |= !told && peer.denies;
+                known.unclear |= !told && !peer.denies && peer.liveness != Liveness::Down;
+            }
+        }
+        known
+    }
 }
 
 /// Will it lead to the same machine tomorrow? A name may stand for several nodes, and lead to another one the next time.
@@ -204,15 +233,20 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
             if !roster.compares() || !roster.vv.is_empty() {
                 return Err(Error::Unreadable("its list of members promises something".into()));
             }
-            if house.store.cluster() != answer.cluster {
+            let adopts = house.store.cluster() != answer.cluster;
+            if adopts {
                 let adopted = house.store.adopt(answer.cluster).await;
                 adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
             }
             house.set_address(known_as.clone());
+            let key = house.store.me().0.to_be_bytes();
+            let told = roster.entries.iter().find(|(_, its, _)| *its == key);
+            let told = told.map(|(.., entry)| Records::told(entry)).unwrap_or_default();
             // Who does not know the others takes them for strangers.
             let taken = house.store.take(Parcel::Sweep(roster)).await;
             taken.map_err(|e| Error::Unreachable(e.to_string()))?;
-            if house.is_out() {
+            house.taken_in(&told, &vv, adopts, &known_as).await;
+            if house.store.is_out() {
                 // It knew the node already, and has yet to be told, by the node itself if by nobody else.
                 let why = "it has not heard yet that this node was evicted, or left";
                 return Err(Refusal::NotNow(why.into()).into());
@@ -227,10 +261,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                     return Err(Error::Unreadable("it was evicted from this node's cluster itself".into()));
                 }
                 // Of two each may have evicted the other.
-                let joined_at_ms = (house.settings.now_ms)();
-                let record = Member { address: address.to_owned(), joined_at_ms };
-                let key = answer.from.0.to_be_bytes().to_vec();
-                let written = house.record(key, Action::Put(record.text(), None)).await;
+                let written = house.enter(answer.from, address).await;
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
             log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
@@ -259,7 +290,7 @@ impl House {
         if mine == NOWHERE {
             return Reply::Refused(Refusal::NotNow("it has left its cluster".into()));
         }
-        if self.is_out() {
+        if self.store.is_out() {
             // Who came in by it would be out as well.
             return Reply::Refused(Refusal::NotNow("it is no member itself any more".into()));
         }
@@ -307,19 +338,53 @@ impl House {
             self.set_address(canonical(&host));
             self.introduce().await;
         }
-        let known = self.member(from).await;
-        if known.as_ref().is_none_or(|known| known.address != address) {
-            let joined_at_ms = known.map_or((self.settings.now_ms)(), |known| known.joined_at_ms);
-            let record = Member { address: address.clone(), joined_at_ms };
-            let key = from.0.to_be_bytes().to_vec();
-            if let Err(e) = self.record(key, Action::Put(record.text(), None)).await {
-                return Reply::Refused(Refusal::NotNow(e.to_string()));
-            }
-            log::info!("node {from} is a member now, as {address}");
+        match self.enter(from, &address).await {
+            Ok(true) => log::info!("node {from} is a member now, as {address}"),
+            Ok(false) => {}
+            Err(e) => return Reply::Refused(Refusal::NotNow(e.to_string())),
         }
+        // In this order: what the vector covers is in the roster, or was superseded.
+        let vv = self.store.published().vv.clone();
         match self.store.roster().await {
-            Ok(roster) => Reply::Joined(Joined { address, roster, vv: self.store.published().vv.clone() }),
+            Ok(roster) => Reply::Joined(Joined { address, roster, vv }),
             Err(e) => Reply::Refused(Refusal::NotNow(e.to_string())),
+        }
+    }
+
+    /// This node is a member from now on, and is reached there; `false` when it was.
+    async fn enter(&self, id: NodeId, address: &str) -> Result<bool, Rejection> {
+        let now_ms = (self.settings.now_ms)();
+        let enter = |records: &Records| {
+            let record = records.taken_in(address.to_owned(), now_ms);
+            (records.standing().as_ref() != Some(&record)).then(|| Action::Put(record.text(), None))
+        };
+        Ok(self.store.change_records(id, enter).await?.is_some())
+    }
+
+    /// The node is what its sponsor's records say of it. What was said of it before does not count beside that if the sponsor had
+    /// seen it, a mark among it; or if it was said in a cluster that this node was by itself, by another clock. Of the eviction
+    /// that this node came back from when it was started the sponsor need not have heard: it has been taken in after that.
+    async fn taken_in(&self, told: &Records, vv: &VersionVector, adopts: bool, address: &str) {
+        let (me, now_ms) = (self.store.me(), (self.settings.now_ms)());
+        if vv.get(me) > self.store.published().vv.get(me) {
+            // It was set back: what it wrote now would bear a name that is taken.
+            return;
+        }
+        let put = |records: &Records| {
+            let record = told.standing()?;
+            let known = |dot: Dot| vv.covers(dot) || told.dots().any(|its| its == dot);
+            let mark = records.mark().map(|(dot, _)| dot);
+            let record = match records.dots().all(known) || (adopts && mark.is_none()) {
+                true => record,
+                false if mark.is_some() && mark.as_ref() == self.came_with.get() => {
+                    records.taken_in(address.to_owned(), now_ms)
+                }
+                false => return None,
+            };
+            (!records.are(&record)).then(|| Action::Put(record.text(), None))
+        };
+        if let Err(e) = self.store.change_records(me, put).await {
+            log::warn!("that this node was taken in could not be written into the membership: {e}");
         }
     }
 

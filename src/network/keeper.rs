@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::evict::Evictions;
 use super::pulse::{self, Beat};
 use super::{House, NOWHERE, join, shipper};
 use crate::limits::ROSTER_LOOK_MS;
 use crate::peers::Liveness;
 use crate::replica::{Digest, NodeId, VersionVector};
-use crate::storage::Action;
 
 /// Works for as long as the process; joins by these addresses, if there are any.
 pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec<String>) {
@@ -21,10 +21,12 @@ pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec
         tokio::spawn(join::join(house.clone(), addresses));
     }
     let mut shippers: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
+    let mut evictions = Evictions::new(&house);
     let mut feed = house.store.feed();
     let (mut look, mut followed) = (true, NOWHERE);
     loop {
         let cluster = house.store.cluster();
+        evictions.look(&house).await;
         if (look || cluster != followed) && cluster != NOWHERE {
             follow(&house, &mut shippers).await;
         }
@@ -49,7 +51,7 @@ async fn retire(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
         }
         // That it is alive others may only believe, from when this node went by it.
         Liveness::Suspect | Liveness::Alive => known.seen_ms.is_some(),
-        Liveness::Down => house.record(former.0.to_be_bytes().to_vec(), Action::Delete).await.is_ok(),
+        Liveness::Down => house.remove(former).await.is_ok(),
     };
     if done {
         // Else it is looked at again.
@@ -80,6 +82,10 @@ async fn follow(house: &Arc<House>, shippers: &mut BTreeMap<NodeId, JoinHandle<(
 
 /// Who has incorporated the same must hold the same.
 fn compare(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
+    if house.store.is_out() {
+        // Nobody tells it anything any more.
+        return;
+    }
     let published = house.store.published();
     let now_ms = (house.settings.now_ms)();
     let said = house.store.said();

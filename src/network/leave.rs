@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use super::{House, NOWHERE, Network};
 use crate::peers::Liveness;
 use crate::replica::NodeId;
-use crate::storage::{self, Action, Rejection};
+use crate::storage::{self, Rejection};
 
 /// How it ended: how many of the other members know that the node has left, or why it has not.
 pub type Left = Result<usize, Stays>;
@@ -100,7 +100,7 @@ impl Network {
         if members.is_empty() {
             return Err(Stays::Alone);
         }
-        let evicted = !house.store.is_member(house.store.me());
+        let evicted = house.store.is_out();
         // They may all be leaving: then no roster will tell.
         let mut back_to = Vec::new();
         for id in &members {
@@ -125,11 +125,7 @@ impl Network {
             )));
         }
         let failed = |rejection: Rejection| Stays::Holds(rejection.to_string());
-        let key = house.store.me().0.to_be_bytes().to_vec();
-        match house.record(key, Action::Delete).await {
-            Ok(_) | Err(Rejection::Nothing) => {}
-            Err(rejection) => return Err(failed(rejection)),
-        }
+        house.remove(house.store.me()).await.map_err(failed)?;
         let told = if evicted { 0 } else { house.holders(&members, until).await };
         house.store.leave(returns.then_some(back_to)).await.map_err(failed)?;
         Ok(told)

@@ -13,7 +13,7 @@ use super::{House, NOWHERE};
 use crate::exit::Exit;
 use crate::limits::CONTACT_MS;
 use crate::replica::{Frame, NodeId};
-use crate::storage::{self, Action, Condition};
+use crate::storage;
 
 /// Asks the members that are known from before what they have of this node: before it takes a single write it must know
 /// whether it was rolled back, or whether it still belongs. What comes back are the addresses by which it is to join: of
@@ -87,7 +87,7 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         )
         .await?;
         // Nobody knows it who could miss it.
-        if house.record(old.0.to_be_bytes().to_vec(), Action::Delete).await.is_ok() {
+        if house.remove(old).await.is_ok() {
             let _ = house.store.forget_former().await;
         }
     } else if copied && !renewed && heard < others.len() {
@@ -95,7 +95,7 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         renew(house, why).await?;
         (renewed, strangers) = (true, others.clone());
     }
-    if !renewed && house.is_out() {
+    if !renewed && house.store.is_out() {
         log::warn!("this node was evicted, and joins again");
         strangers = others.clone();
     } else if !renewed && !strangers.is_empty() && heard == 0 {
@@ -124,8 +124,7 @@ async fn renew(house: &House, why: &str) -> Result<(), Error> {
     log::error!("{why}. It goes on as node {new}; its data stays, what it lacks comes from the others");
     let done = house.store.renew(new).await;
     done.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?;
-    // Nobody can have evicted that one.
-    house.enroll(Condition::default()).await;
+    house.found().await;
     Ok(())
 }
 
@@ -181,8 +180,7 @@ async fn come_back(house: &House, left_there: Vec<String>) -> Result<Vec<String>
     );
     let adopted = house.store.adopt(left).await;
     adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
-    // It took its record away itself.
-    house.enroll(Condition::default()).await;
+    house.found().await;
     Ok(addresses)
 }
 

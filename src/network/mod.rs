@@ -11,6 +11,7 @@
 
 mod client;
 mod error;
+mod evict;
 mod join;
 mod keeper;
 mod leave;
@@ -22,6 +23,7 @@ mod shipper;
 mod swim;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,12 +42,12 @@ use client::Client;
 use join::Rivals;
 use leave::Askers;
 use pulse::Beat;
-use wire::{Envelope, Message, Reply};
+use wire::{Envelope, Message, Refusal, Reply};
 
 use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, PEER_BODIES_BYTES_MAX, RETRY_MS};
-use crate::peers::{Arrival, Member, Peers, is_wildcard};
-use crate::replica::{Kind, NodeId, Runs};
-use crate::storage::{self, Action, Condition, Rejection, Request, Store, Tags};
+use crate::peers::{Arrival, Peers, is_wildcard};
+use crate::replica::{Dot, Member, NodeId, Records, Runs};
+use crate::storage::{self, Action, Rejection, Store};
 
 /// How a node takes part in a cluster; values are valid.
 #[derive(Debug, Clone)]
@@ -122,6 +124,10 @@ struct House {
     sweeper: Mutex<Option<(NodeId, Instant)>>,
     /// Where packets of SWIM go.
     pulse: mpsc::Sender<Beat>,
+    /// The mark of the eviction that this node came back from when it was started.
+    came_with: OnceLock<Dot>,
+    /// Those who were evicted and do not know it.
+    knocked: Mutex<BTreeSet<NodeId>>,
 }
 
 /// The running network.
@@ -147,14 +153,20 @@ impl Network {
             adopting: tokio::sync::Mutex::new(()),
             sweeper: Mutex::new(None),
             pulse,
+            came_with: OnceLock::new(),
+            knocked: Mutex::new(BTreeSet::new()),
             store,
             peers,
             settings,
         });
-        let mut addresses = house.settings.join.clone();
-        addresses.extend(meet::meet(&house).await?);
+        if let Some(mark) = house.mark().await {
+            let _ = house.came_with.set(mark);
+        }
+        // Who has taken it in already is asked first: by another one that has not heard of that it would be in twice.
+        let mut addresses = meet::meet(&house).await?;
+        addresses.extend(house.settings.join.iter().cloned());
         match house.others().is_empty() {
-            true => house.enroll(Condition::default()).await,
+            true => house.found().await,
             false => house.introduce().await,
         }
         let settled = house.store.settle_here().await;
@@ -217,6 +229,8 @@ impl House {
             self.hear(from, run).ok_or_else(twin)?;
         }
         self.seen(from, now_ms, address);
+        let denies = matches!(body, Reply::Refused(Refusal::Stranger));
+        self.peers.update(from, |peer| peer.denies = denies);
         match body {
             Reply::Refused(refusal) => Err(refusal.into()),
             body => Ok((from, body)),
@@ -244,51 +258,34 @@ impl House {
         });
     }
 
-    /// This node's record says where it is reached, if there is one: whose record is gone was evicted, or is leaving, and only
-    /// who takes it in writes another.
+    /// This node's record says where it is reached, if it is a member: who is none was evicted, or is leaving, and only who takes
+    /// it in writes another record.
     async fn introduce(&self) {
-        self.enroll(Condition { matches: Some(Tags::Any), ..Condition::default() }).await;
-    }
-
-    /// The same, if the record is in this state.
-    async fn enroll(&self, condition: Condition) {
-        let me = self.store.me();
         let address = self.address();
-        let key = me.0.to_be_bytes().to_vec();
-        let now_ms = (self.settings.now_ms)();
-        let shown = self.store.read(Kind::Membership, &key, now_ms).await.unwrap_or_default();
-        let known = shown.first().and_then(|(_, text)| Member::of(text));
-        if shown.len() == 1 && known.as_ref().is_some_and(|member| member.address == address) {
-            return;
+        self.enroll(|records| Some(Member { address: address.clone(), ..records.standing()? })).await;
+    }
+
+    /// This node is a member of a cluster in which it knows nobody else.
+    async fn found(&self) {
+        let (address, now_ms) = (self.address(), (self.settings.now_ms)());
+        self.enroll(|records| Some(records.taken_in(address.clone(), now_ms))).await;
+    }
+
+    /// This becomes all that there is of this node's records.
+    async fn enroll(&self, record: impl Fn(&Records) -> Option<Member>) {
+        let put = |records: &Records| {
+            let record = record(records).filter(|record| !records.are(record))?;
+            Some(Action::Put(record.text(), None))
+        };
+        if let Err(e) = self.store.change_records(self.store.me(), put).await {
+            log::warn!("this node's address could not be written into the membership: {e}");
         }
-        let joined_at_ms = known.map_or(now_ms, |member| member.joined_at_ms);
-        let record = Member { address, joined_at_ms };
-        match self.record_if(key, Action::Put(record.text(), None), condition).await {
-            Ok(_) | Err(Rejection::Precondition(None)) => {}
-            Err(e) => log::warn!("this node's address could not be written into the membership: {e}"),
-        }
     }
 
-    /// Changes a record of the roster.
-    async fn record(&self, key: Vec<u8>, action: Action) -> Result<storage::Written, Rejection> {
-        self.record_if(key, action, Condition::default()).await
-    }
-
-    /// The same, if the record is in this state.
-    async fn record_if(
-        &self,
-        key: Vec<u8>,
-        action: Action,
-        condition: Condition,
-    ) -> Result<storage::Written, Rejection> {
-        let request = Request { kind: Kind::Membership, key, action, condition, token: None, room: None };
-        self.store.write(request).await
-    }
-
-    /// Is this node no member of its own cluster, as far as it knows? One that is alone is one by itself, whoever was there
-    /// before.
-    fn is_out(&self) -> bool {
-        !self.store.is_member(self.store.me()) && !self.others().is_empty()
+    /// A membership ends without an eviction.
+    async fn remove(&self, id: NodeId) -> Result<(), Rejection> {
+        let remove = |records: &Records| records.standing().map(|_| Action::Delete);
+        self.store.change_records(id, remove).await.map(drop)
     }
 
     /// Where a member is reached: as it said last, or as the roster says.
@@ -309,9 +306,7 @@ impl House {
 
     /// A member's record.
     async fn member(&self, id: NodeId) -> Option<Member> {
-        let now_ms = (self.settings.now_ms)();
-        let shown = self.store.read(Kind::Membership, &id.0.to_be_bytes(), now_ms).await.ok()?;
-        Member::of(&shown.first()?.1)
+        self.store.records(id).await.ok()?.standing()
     }
 
     fn address(&self) -> String {

@@ -211,6 +211,9 @@ impl House {
             return Err(Refusal::OtherCluster(self.store.cluster()));
         }
         if !self.store.is_member(from) {
+            if self.store.evicted().contains(&from) {
+                self.knocked().insert(from);
+            }
             return Err(Refusal::Stranger);
         }
         Ok(())

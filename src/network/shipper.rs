@@ -246,6 +246,8 @@ impl Shipper {
         match error {
             // Full or busy, which passes, or the member's own log says so.
             Error::Refused(Refusal::NotNow(_)) => self.refused = Refused::default(),
+            // It knows that already, and has said so.
+            Error::Refused(Refusal::Stranger) if self.house.store.is_out() => {}
             Error::Secret | Error::Protocol { .. } | Error::Refused(_) => {
                 if self.refused.again() {
                     log::error!("member {} takes nothing from this node: {error}", self.peer);

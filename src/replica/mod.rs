@@ -22,6 +22,7 @@ mod exchange;
 mod frame;
 #[cfg(test)]
 mod laws;
+mod member;
 mod runs;
 mod unit;
 mod vector;
@@ -36,6 +37,7 @@ pub use digest::Digest;
 pub use dot::{Dot, NodeId, NotAName, Token};
 pub use entry::{Entry, Value, Version};
 pub use frame::{Bound, Bounds, Frame, Malformed, Range, Sweep};
+pub use member::{Member, Records};
 pub use runs::Runs;
 pub use unit::{Place, Stretch, Touch, Unit};
 pub use vector::VersionVector;

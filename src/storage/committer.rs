@@ -11,7 +11,7 @@
 //! a refusal shows what the key holds, so it too waits for the flush. Any error of the storage ends the process: sled's
 //! errors are sticky, and what is in memory is then ahead of the disk.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -28,6 +28,7 @@ use super::identity::Note;
 use super::pass::Pass;
 use super::recover::Found;
 use super::request::{Action, Parcel, Request, Written};
+use super::roster::Roster;
 use super::snapshot::Ask;
 use super::trees::{Trees, change_key, read_expiry_key, read_row};
 use super::watchdog::Watchdog;
@@ -305,10 +306,11 @@ impl Committer {
 
     /// Forgetting waits for whoever is a member now.
     fn admit(&mut self) -> Result<(), Error> {
-        let members: BTreeSet<NodeId> = self.trees.members()?.into_iter().collect();
+        let Roster { members, evicted } = Roster::read(&self.trees)?;
         if self.audience.follow(&members, &mut self.replica, &self.shared.heard, (self.now_ms)()) {
             self.pass.ask(self.replica.vv());
         }
+        self.shared.evicted.keep(evicted);
         Ok(())
     }
 
@@ -424,7 +426,9 @@ impl Committer {
             }
         };
         let room = self.disk.spend(value.as_ref().map_or(0, Vec::len) as u64);
-        if room == Room::None || (room == Room::Deletes && value.is_some()) {
+        // An eviction is a record as well, and makes room: who is waited for holds forgetting back.
+        let grows = value.is_some() && kind == Kind::Data;
+        if room == Room::None || (room == Room::Deletes && grows) {
             self.shared.metrics.refused_disk_full.one();
             return refuse(Rejection::DiskFull);
         }

@@ -1,4 +1,4 @@
-//! What the network asks of a store: members, what peers send, what they lack, what they have said.
+//! What the network asks of a store: what peers send, what they lack, what they have said.
 //!
 //! What comes in goes through the committer like every write; what goes out is read beside the writers, and waits until
 //! it is on the disk.
@@ -17,17 +17,7 @@ use crate::limits::{FULL_QUEUE_PAUSE_MS, SWEEP_RATHER_EVENTS};
 use crate::replica::{Bound, Bounds, Dot, NodeId, Sweep, VersionVector, Wants};
 
 impl Store {
-    /// All members, by id, as of the newest durable commit.
-    pub fn members(&self) -> Vec<NodeId> {
-        self.0.shared.heard.look(|said| said.keys().copied().collect())
-    }
-
-    /// Is it a member?
-    pub fn is_member(&self, id: NodeId) -> bool {
-        self.0.shared.heard.look(|said| said.contains_key(&id))
-    }
-
-    /// All members' records, as a sweep that promises nothing.
+    /// All records of the roster, as a sweep that promises nothing.
     pub async fn roster(&self) -> Result<Sweep, Error> {
         let inner = self.0.clone();
         let me = self.me();

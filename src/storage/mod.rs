@@ -30,6 +30,7 @@ mod recent;
 mod recover;
 mod request;
 mod restore;
+mod roster;
 mod shipping;
 mod siblings;
 mod snapshot;
@@ -76,6 +77,7 @@ use directory::State;
 use disk::Disk;
 use identity::Birth;
 use recent::Recent;
+use roster::{Evicted, Roster};
 use trees::Trees;
 
 /// How a store is opened; values are valid.
@@ -135,6 +137,8 @@ pub struct Shared {
     /// What the members have on their disks.
     heard: Heard,
     guests: Guests,
+    /// Who was evicted.
+    evicted: Evicted,
     stopping: AtomicBool,
     /// Writes sent and not yet answered.
     waiting: AtomicU64,
@@ -228,6 +232,7 @@ impl Store {
             published: Mutex::new(Arc::new(Published::of(&found.replica))),
             heard: Heard::new((settings.now_ms)()),
             guests: Guests::default(),
+            evicted: Evicted::default(),
             stopping: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
         });
@@ -237,7 +242,9 @@ impl Store {
         let birth = Birth::of(&directory, &trees)?;
         disk.keep_ballast();
         let feed = feed::start(&trees.changes)?;
-        shared.heard.keep(&trees.members()?.into_iter().collect(), (settings.now_ms)());
+        let roster = Roster::read(&trees)?;
+        shared.heard.keep(&roster.members, (settings.now_ms)());
+        shared.evicted.keep(roster.evicted);
         let committer = Committer::new(found, disk, messages, shared.clone(), watchdog, settings);
         Ok(Store(Arc::new(Inner {
             trees,

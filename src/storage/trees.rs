@@ -86,8 +86,8 @@ impl Trees {
         }
     }
 
-    /// Who is a member: whose record lives.
-    pub fn members(&self) -> Result<Vec<NodeId>, Error> {
+    /// The nodes of which a record lives, each with what is under its key.
+    pub fn members(&self) -> Result<Vec<(NodeId, Entry)>, Error> {
         let mut members = Vec::new();
         for item in self.membership.iter() {
             let (key, bytes) = item?;
@@ -95,7 +95,7 @@ impl Trees {
             let id = key.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| damaged())?;
             let entry = codec::decode_entry(&key, &bytes).map_err(|Junk| damaged())?;
             if !entry.versions().is_empty() {
-                members.push(NodeId(id));
+                members.push((NodeId(id), entry));
             }
         }
         Ok(members)

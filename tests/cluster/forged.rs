@@ -1,8 +1,8 @@
 //! What no node says: messages of strangers and of members that lie, where no secret keeps them out. Nothing of it may end a
 //! node, hold it up, or take from it what it has.
 
-use crate::cluster::{Cluster, get, id, put, shows};
-use crate::support::{Node, Response, SOON};
+use crate::cluster::{Cluster, SETTLED, get, id, put, shows};
+use crate::support::{Node, Response, SOON, wait_until};
 use dynarust::limits::SEQ_MAX;
 use dynarust::replica::{Change, Digest, Dot, Entry, Frame, Hlc, Kind, NodeId, Range, Value, Version};
 use serde::Serialize;
@@ -193,4 +193,39 @@ fn a_member_that_lies_takes_nothing_from_others() {
     for (key, value) in [("k", "x"), ("l", "z"), ("far", "z")] {
         shows(&node, key, Some(value));
     }
+}
+
+/// What is remembered of an eviction goes when every member has it and it is old; until then a record that comes up late is none.
+#[test]
+fn an_eviction_is_forgotten_when_all_have_it_and_it_is_old() {
+    let dirs = tempfile::tempdir().unwrap();
+    let node = Node::start(dirs.path(), &[]);
+    let rogue = Rogue::before(&node);
+    assert!(answer(&rogue.joins(&node, "127.0.0.1:1")).contains("127.0.0.1:1"));
+    let now = node_now_ms();
+    let records = [
+        (NodeId(7), format!(r#"{{"address":"127.0.0.1:1","joined_at_ms":1,"evicted_at_ms":{}}}"#, 1)),
+        (NodeId(8), format!(r#"{{"address":"127.0.0.1:1","joined_at_ms":1,"evicted_at_ms":{now}}}"#)),
+    ];
+    let (mut changes, mut entries) = (Vec::new(), Vec::new());
+    for (seq, (id, text)) in (1..).zip(records) {
+        let (dot, key) = (Dot::new(rogue.me, seq), id.0.to_be_bytes().to_vec());
+        let version =
+            Version { dot, hlc: Hlc(1), expires_at_ms: None, value: Value::Inline(text.into_bytes()) };
+        let entry = Entry::from_parts(vec![version], [dot].into_iter().collect());
+        changes.push(Change { seq, kind: Kind::Membership, key: key.clone() });
+        entries.push((Kind::Membership, key, entry));
+    }
+    let all = Range { origin: rogue.me, after: 0, through: 2, changes };
+    let said = answer(&say(&node, &rogue.frame(&[(rogue.me, 2)], vec![all], entries)));
+    assert!(!said.contains("can't be"), "{said}");
+    let versions = || get(node.address, "/stats")["versions"].as_u64().expect("a number");
+    let members = || get(node.address, "/membership")["members"].as_array().unwrap().len();
+    assert_eq!((versions(), members()), (4, 2), "two members and two marks");
+    wait_until(SETTLED, "the old one is gone", || versions() == 3);
+    assert_eq!(members(), 2);
+}
+
+fn node_now_ms() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().expect("a clock").as_millis() as u64
 }

@@ -12,6 +12,7 @@ mod support;
 mod arrivals;
 mod cluster;
 mod departures;
+mod evictions;
 mod forged;
 mod guarantees;
 mod hosts;

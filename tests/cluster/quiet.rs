@@ -121,9 +121,8 @@ fn what_lasts_is_told() {
     let mut cluster = Cluster::start(3);
     let (evicted, dead) = (id(cluster.node(1)), id(cluster.node(2)));
     assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
-    let refused =
-        || alarms(&cluster.node(1).log()).iter().any(|line| line.contains("takes nothing from this node"));
-    wait_until(SETTLED, "the evicted one says that it is refused", refused);
+    let told = || alarms(&cluster.node(1).log()).iter().any(|line| line.contains("this node was evicted"));
+    wait_until(SETTLED, "the evicted one says so", told);
     cluster.kill(2);
     let down = format!("member {dead} is down");
     wait_until(SETTLED, "who is down is told of", || {
