@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use dynarust::replica::{
-    Change, Clock, Dot, Entry, Held, Hlc, Kind, NodeId, Replica, Totals, Trees, Unit, VersionVector,
+    Change, Clock, Dot, Entry, Held, Hlc, Kind, NodeId, Records, Replica, Totals, Trees, Unit, VersionVector,
 };
 use dynarust::storage::{Changes, Kept};
 
@@ -150,9 +150,15 @@ impl Disk {
         let records = self
             .entries
             .iter()
-            .filter(|((kind, _), e)| *kind == Kind::Membership && !e.versions().is_empty());
+            .filter(|((kind, _), e)| *kind == Kind::Membership && Records::told(e).standing().is_some());
         let id = |key: &[u8]| NodeId(u64::from_be_bytes(key.try_into().expect("a node id")));
         records.map(|((_, key), _)| id(key)).collect()
+    }
+
+    /// What the records of a node say.
+    pub fn records(&self, id: NodeId) -> Records {
+        let entry = self.entries.get(&(Kind::Membership, id.0.to_be_bytes().to_vec()));
+        entry.map(Records::told).unwrap_or_default()
     }
 
     /// Has it heard of this event of this key, in whatever way?

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use dynarust::replica::{Dot, Frame, Kind, NodeId, Replaces, Sweep, Trees as _, VersionVector};
+use dynarust::replica::{Dot, Frame, Kind, Member, NodeId, Replaces, Sweep, Trees as _, VersionVector};
 
 use crate::disk::Disk;
 use crate::network::Refusal;
@@ -35,6 +35,9 @@ impl World {
                 self.ask_to_join(at, home);
             }
         }
+        if self.machines[at].process.is_none() {
+            return; // the power went
+        }
         let belongs = self.machines[at].disk.belongs && (join.is_none() || sponsor.is_some());
         // What it was set back by, somebody may still tell; until then it would write under names that are taken.
         if !belongs || self.is_set_back(at) {
@@ -55,6 +58,10 @@ impl World {
         self.oracle.undo(me, seq);
         self.tokens.retain(|(_, token)| !token.dots().iter().any(|dot| dot.origin == me && dot.seq > seq));
         self.machines[at].serves = true;
+        self.taken_in(at);
+        if !self.machines[at].serves {
+            return; // the power went
+        }
         self.introduce(at);
         self.keep(at);
     }
@@ -119,7 +126,8 @@ impl World {
 
     /// Asks a member to be taken in.
     fn ask_to_join(&mut self, at: usize, sponsor: usize) -> bool {
-        if !self.reaches(at, sponsor) || !self.machines[sponsor].disk.belongs {
+        let runs = self.machines[at].process.is_some();
+        if !runs || !self.reaches(at, sponsor) || !self.machines[sponsor].disk.belongs {
             return false;
         }
         let me = self.machines[at].me();
@@ -127,8 +135,14 @@ impl World {
             return false;
         }
         self.keep(sponsor);
+        if !self.machines[sponsor].serves {
+            return false; // the power went there
+        }
         self.machines[at].disk.belongs = true;
         self.take_roster(at, sponsor);
+        let said = &self.machines[sponsor].disk;
+        let told = (me, said.records(me), said.vv.clone());
+        self.machines[at].process().told = Some(told);
         self.machines[at].process().sponsor = Some((sponsor, self.machines[sponsor].me()));
         true
     }
@@ -145,16 +159,49 @@ impl World {
         self.seal(at, unit);
     }
 
-    /// Writes a member's record.
-    fn enter(&mut self, at: usize, id: NodeId) -> bool {
-        self.write(at, (Kind::Membership, &record(id)), Replaces::All, true)
+    /// The node is what its sponsor's records say of it, as `network/join.rs` decides it: here not before it is known that it was
+    /// not set back.
+    fn taken_in(&mut self, at: usize) {
+        let (me, now_ms) = (self.machines[at].me(), self.now(at));
+        let records = self.machines[at].disk.records(me);
+        let process = self.machines[at].process();
+        let Some((_, told, vv)) = process.told.take().filter(|(id, ..)| *id == me) else { return };
+        let known = |dot: Dot| vv.covers(dot) || told.dots().any(|its| its == dot);
+        let mark = records.mark().map(|(dot, _)| dot);
+        let record = match records.dots().all(known) {
+            true => told.standing(),
+            false if mark.is_some() && mark == process.came_with => {
+                Some(records.taken_in(String::new(), now_ms))
+            }
+            false => None,
+        };
+        if let Some(record) = record {
+            self.put_record(at, me, record);
+        }
     }
 
-    /// A node's record says where it is reached, once.
+    /// Takes a node in.
+    fn enter(&mut self, at: usize, id: NodeId) -> bool {
+        let record = self.machines[at].disk.records(id).taken_in(String::new(), self.now(at));
+        self.put_record(at, id, record)
+    }
+
+    /// This becomes all that there is of a node's records, if it is not.
+    fn put_record(&mut self, at: usize, id: NodeId, member: Member) -> bool {
+        self.machines[at].disk.records(id).are(&member)
+            || self.write(at, (Kind::Membership, &record(id)), Replaces::All, Some(member.text()))
+    }
+
+    /// A node's record says where it is reached, once; it makes itself a member only where it knows nobody else, or under a
+    /// new id.
     fn introduce(&mut self, at: usize) {
-        let me = self.machines[at].me();
-        if self.machines[at].disk.live(Kind::Membership, &record(me)).len() != 1 {
-            self.enter(at, me);
+        let node = &self.machines[at];
+        let me = node.me();
+        let founds = node.others().is_empty() || node.process.as_ref().is_some_and(|p| p.former.is_some());
+        match node.disk.records(me).standing() {
+            Some(standing) => drop(self.put_record(at, me, standing)),
+            None if founds => drop(self.enter(at, me)),
+            None => {}
         }
     }
 
@@ -177,14 +224,22 @@ impl World {
         self.depart(at, false);
     }
 
-    /// A member's record goes: it has left, or it is evicted.
+    /// A member's record goes: it has left, or goes by another id.
     fn remove(&mut self, at: usize, id: NodeId) -> bool {
-        self.write(at, (Kind::Membership, &record(id)), Replaces::All, false)
+        self.machines[at].disk.records(id).standing().is_some()
+            && self.write(at, (Kind::Membership, &record(id)), Replaces::All, None)
     }
 
+    /// A mark takes the place of the record. Who is out himself evicts nobody.
     pub fn evict(&mut self, at: usize, id: NodeId) {
-        self.counts.evictions += 1;
-        self.remove(at, id);
+        let node = &self.machines[at];
+        if !node.disk.members().contains(&node.me()) {
+            return;
+        }
+        if let Some(mark) = node.disk.records(id).evicted(self.now(at)) {
+            self.counts.evictions += 1;
+            self.put_record(at, id, mark);
+        }
     }
 
     /// A new machine, with nothing on it, joins.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dynarust::limits::CLOCK_AHEAD_MS_MAX;
 use dynarust::replica::{
-    Bounds, Courier, Dot, Frame, Hlc, Kind, NodeId, Place, Replaces, Replica, Runs, Sweep, Trees, Unit,
-    Value, VersionVector, Write,
+    Bounds, Courier, Dot, Frame, Hlc, Kind, NodeId, Place, Records, Replaces, Replica, Runs, Sweep, Trees,
+    Unit, Value, VersionVector, Write,
 };
 use dynarust::storage::{Audience, Changes, Heard, Pass};
 
@@ -66,6 +66,10 @@ pub struct Process {
     pub runs: Runs,
     /// Who took it in.
     pub sponsor: Option<(usize, NodeId)>,
+    /// What that one's records said of this node under this id, and what it had then.
+    pub told: Option<(NodeId, Records, VersionVector)>,
+    /// The mark of the eviction that it came back from when it was started.
+    pub came_with: Option<Dot>,
     /// The event by which it leaves, once it was asked to.
     pub leaving: Option<Dot>,
     /// Who is sweeping it, and when that one last sent a piece.
@@ -135,6 +139,8 @@ impl Node {
             run,
             runs: Runs::default(),
             sponsor: None,
+            told: None,
+            came_with: self.disk.records(self.disk.me).mark().map(|(dot, _)| dot),
             leaving: None,
             sweeper: None,
             set_back: BTreeSet::new(),
@@ -242,11 +248,11 @@ impl Node {
         &mut self,
         (kind, key): (Kind, &[u8]),
         replaces: Replaces,
-        lives: bool,
+        text: Option<Vec<u8>>,
         now_ms: u64,
     ) -> (Unit, Place, Dot) {
         let latest = self.disk.latest;
-        let value = lives.then(|| (Value::Inline(now_ms.to_be_bytes().to_vec()), None));
+        let value = text.map(|text| (Value::Inline(text), None));
         let (unit, (place, dot)) = self.make(now_ms, |replica, unit, disk| {
             let Ok(place) = unit.load(kind, key, disk);
             (place, replica.write(unit, place, Write { replaces, value }, now_ms))

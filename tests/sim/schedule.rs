@@ -126,7 +126,8 @@ impl World {
             replaces = Replaces::Named(self.random.pick(&tokens).clone());
         }
         let lives = !self.random.chance(30);
-        self.write(at, (Kind::Data, &key), replaces, lives);
+        let text = lives.then(|| self.now(at).to_be_bytes().to_vec());
+        self.write(at, (Kind::Data, &key), replaces, text);
     }
 
     fn sends(&mut self, at: usize) {

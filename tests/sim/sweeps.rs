@@ -97,9 +97,10 @@ impl World {
 
     /// A client's write; `false` when the power goes first, or the node takes none any more.
     fn writes(&mut self, at: usize, key: &[u8], lives: bool) -> bool {
+        let text = lives.then(|| self.now(at).to_be_bytes().to_vec());
         self.machines[at].serves
             && self.machines[at].process().leaving.is_none()
-            && self.write(at, (Kind::Data, key), Replaces::All, lives)
+            && self.write(at, (Kind::Data, key), Replaces::All, text)
     }
 
     /// The connection breaks, if anything is under way on it.

@@ -109,12 +109,19 @@ impl World {
         at
     }
 
-    /// A client writes, or the node itself does; `false` when the power goes before it is answered.
-    pub fn write(&mut self, at: usize, name: (Kind, &[u8]), replaces: Replaces, lives: bool) -> bool {
+    /// A client writes, or the node itself does, or deletes; `false` when the power goes before it is answered.
+    pub fn write(
+        &mut self,
+        at: usize,
+        name: (Kind, &[u8]),
+        replaces: Replaces,
+        text: Option<Vec<u8>>,
+    ) -> bool {
+        let lives = text.is_some();
         let now_ms = self.now(at);
         let torn = !self.peace && self.random.chance(2);
         let node = &mut self.machines[at];
-        let (unit, place, dot) = node.write(name, replaces, lives, now_ms);
+        let (unit, place, dot) = node.write(name, replaces, text, now_ms);
         let touch = unit.at(place);
         let replaced: Vec<Dot> = touch.gone.iter().map(|version| version.dot).collect();
         if !torn {
