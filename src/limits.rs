@@ -171,6 +171,15 @@ pub const CONFLICTS_READ_KEYS: usize = 1_024;
 /// Keys that `/conflicts` shows at a time, when the client does not say, and at most.
 pub const CONFLICTS_SHOWN: (usize, usize) = (100, 1_000);
 
+/// Text of one stretch of a listing, about, and keys looked at for it, those that are hidden too: bounds memory and how long
+/// a thread that may block is taken. Larger values are listed alone, and count against `TRANSIT_BYTES_MAX`.
+pub const LISTED_BYTES: usize = 512 << 10;
+/// Keys looked at for one stretch of a listing.
+pub const LISTED_KEYS: usize = 4_096;
+
+/// Listings of keys under way at a time; each reads as fast as its client does, and may take a whole core.
+pub const LISTINGS_MAX: usize = 4;
+
 /// Entries kept in memory as they were written last, for those who send them to peers: as much as a few of the largest frames.
 pub const RECENT_BYTES: usize = 8 << 20;
 

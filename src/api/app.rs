@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Code, Problem};
-use crate::limits::{BACKUPS_MAX, TRANSIT_BYTES_MAX};
+use crate::limits::{BACKUPS_MAX, LISTINGS_MAX, TRANSIT_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::storage::Store;
@@ -23,6 +23,7 @@ pub struct App {
     serving: AtomicUsize,
     transit: Arc<Semaphore>,
     backups: Arc<Semaphore>,
+    listings: Arc<Semaphore>,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// What has been seen of the other members.
@@ -56,6 +57,7 @@ impl App {
             serving: AtomicUsize::new(0),
             transit: Arc::new(Semaphore::new(TRANSIT_BYTES_MAX)),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
+            listings: Arc::new(Semaphore::new(LISTINGS_MAX)),
             metrics,
             peers,
             value_bytes_max,
@@ -137,6 +139,20 @@ impl App {
     pub fn backup_turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let turn = self.backups.clone().try_acquire_owned();
         turn.map_err(|_| Problem::new(Code::Busy, "as many backups as may be are being read: try again"))
+    }
+
+    /// The same for who can't be told to try again: waits, and takes all the room there is for more than that.
+    pub async fn room_in_turn(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = bytes.min(TRANSIT_BYTES_MAX) as u32;
+        self.transit.clone().acquire_many_owned(bytes).await.ok()
+    }
+
+    /// A listing's turn, until the permit is dropped.
+    pub fn listing(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = self.listings.clone().try_acquire_owned();
+        permit.map_err(|_| {
+            Problem::new(Code::Busy, format!("{LISTINGS_MAX} lists of keys are under way: try again"))
+        })
     }
 }
 

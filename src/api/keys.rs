@@ -14,9 +14,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::app::{App, Serving};
 use super::problem::{Code, Problem};
 use super::request::{self, Options, SESSION_TOKEN, Wanted};
+use super::shown::{body, member, quote};
 use crate::limits::{CHUNK_READ_RETRIES_MAX, CONFLICTS_SHOWN, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES};
 use crate::replica::{Dot, Entry, Kind, NodeId, Token, Value, Version, VersionVector};
-use crate::storage::{Action, Condition, Rejection, Request, Said, Store, Written};
+use crate::storage::{Action, Condition, Rejection, Request, Said, Shown, Store, Written};
 use crate::time;
 
 /// `GET` and `HEAD /key/{key}`.
@@ -70,7 +71,7 @@ pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<H
 
 /// `GET /conflicts`: the keys that hold values which did not see each other, and what names all of them.
 pub async fn conflicts(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
-    let page = request::page(request, CONFLICTS_SHOWN)?;
+    let page = request::page(request, &["after", "limit"], CONFLICTS_SHOWN)?;
     let store = app.store()?;
     let now_ms = (app.now_ms)();
     let found = store.conflicts(page.after, page.limit, now_ms).await?;
@@ -108,7 +109,12 @@ pub async fn conflicts(app: &App, request: &HttpRequest) -> Result<HttpResponse,
 }
 
 /// Waits until the node has all that the client has seen.
-async fn catch_up(app: &App, store: &Store, session: &VersionVector, timeout_ms: u64) -> Result<(), Problem> {
+pub(super) async fn catch_up(
+    app: &App,
+    store: &Store,
+    session: &VersionVector,
+    timeout_ms: u64,
+) -> Result<(), Problem> {
     if session.is_empty() || store.published().vv.covers_all(session) {
         return Ok(());
     }
@@ -132,9 +138,6 @@ async fn catch_up(app: &App, store: &Store, session: &VersionVector, timeout_ms:
     Err(Problem::new(Code::Behind, format!("not within {timeout_ms} ms (timeout_ms): {advice}")))
 }
 
-/// A version that a reader sees, with its text.
-type Shown = (Version, Vec<u8>);
-
 fn absent(condition: &Condition) -> Problem {
     if condition.matches.is_some() {
         return Problem::new(Code::PreconditionFailed, "there is nothing under the key");
@@ -152,28 +155,6 @@ fn room(app: &App, entry: &Entry, now_ms: u64) -> Result<Option<OwnedSemaphorePe
     // The pieces, the answer made of them, and what waits in the socket. A key may take all the room there is.
     let bytes = (2 * bytes as usize).min(TRANSIT_BYTES_MAX);
     if bytes > TRANSIT_FREE_BYTES { app.room(bytes).map(Some) } else { Ok(None) }
-}
-
-/// What a GET answers: the winner, and under `conflicts` its siblings.
-fn body(key: &[u8], shown: &[Shown], token: &Token) -> Vec<u8> {
-    let bytes: usize = shown.iter().map(|(_, text)| text.len() + 128).sum();
-    let mut body = Vec::with_capacity(64 + key.len() + bytes);
-    body.extend_from_slice(b"{\"key\":");
-    quote(&mut body, key);
-    for (i, (seen, text)) in shown.iter().enumerate() {
-        match i {
-            0 => body.push(b','),
-            1 => body.extend_from_slice(b",\"conflicts\":[{"),
-            _ => body.extend_from_slice(b"},{"),
-        }
-        let name = if i == 0 { token.to_string() } else { seen.dot.to_string() };
-        version(&mut body, seen, text, &name);
-        if let (0, Some(at)) = (i, seen.expires_at_ms) {
-            member(&mut body, "expires_at", &time::text(at));
-        }
-    }
-    body.extend_from_slice(if shown.len() > 1 { b"}]}" } else { b"}" });
-    body
 }
 
 /// `PUT /key/{key}`.
@@ -274,31 +255,8 @@ fn tag(token: &Token) -> String {
     format!("\"{token}\"")
 }
 
-/// `"value":…,"version":…,"updated_at":…,"origin":…`
-fn version(out: &mut Vec<u8>, version: &Version, text: &[u8], name: &str) {
-    out.extend_from_slice(b"\"value\":");
-    out.extend_from_slice(text);
-    member(out, "version", name);
-    member(out, "updated_at", &time::text(version.hlc.ms()));
-    member(out, "origin", &version.dot.origin.to_string());
-}
-
-/// `,"name":"text"` for text that needs no escapes.
-fn member(out: &mut Vec<u8>, name: &str, text: &str) {
-    for piece in [",\"", name, "\":\"", text, "\""] {
-        out.extend_from_slice(piece.as_bytes());
-    }
-}
-
-/// A key as a JSON string; keys are UTF-8, checked when they come in.
-fn quote(out: &mut Vec<u8>, key: &[u8]) {
-    let key = String::from_utf8_lossy(key);
-    // Writing into memory does not fail.
-    let _ = serde_json::to_writer(out, &key);
-}
-
-/// The body that a HEAD does not get; its length is told in the head.
-struct Untold;
+/// The body that a HEAD does not get; its length is told in the head, when it is known.
+pub(super) struct Untold;
 
 impl MessageBody for Untold {
     type Error = std::convert::Infallible;

@@ -8,9 +8,11 @@ mod app;
 mod backup;
 mod json;
 mod keys;
+mod listing;
 mod members;
 mod problem;
 mod request;
+mod shown;
 mod wire;
 
 use std::sync::Arc;
@@ -39,7 +41,7 @@ pub async fn answer(
 ) -> Result<HttpResponse, Problem> {
     match request.path() {
         path if path.starts_with("/key/") => key(app, request, payload).await,
-        "/health" | "/ready" | "/stats" | "/membership" | "/conflicts" | "/backup" => {
+        "/health" | "/ready" | "/stats" | "/membership" | "/conflicts" | "/backup" | "/keys" => {
             node(app, request).await
         }
         path if path.starts_with("/membership/") => member(app, request).await,
@@ -68,6 +70,7 @@ async fn node(app: &Arc<App>, request: &HttpRequest) -> Result<HttpResponse, Pro
         "/stats" => about::stats(app, request).await,
         "/conflicts" => keys::conflicts(app, request).await,
         "/backup" => backup::backup(app, request),
+        "/keys" => listing::keys(app, request).await,
         _ => members::all(app, request).await,
     }
 }
@@ -98,7 +101,7 @@ pub fn no_such_path(path: &str) -> Problem {
     Problem::new(
         Code::NoSuchPath,
         format!(
-            "{shown}: keys live under /key/, /conflicts lists those with siblings, /backup gives all; /health, /ready, /stats, \
+            "{shown}: keys live under /key/, /keys lists them, /conflicts those with siblings, /backup gives all; /health, /ready, /stats, \
              /membership and /replication tell about node and cluster"
         ),
     )

@@ -118,8 +118,10 @@ fn read_options(request: &HttpRequest, names: &[&str]) -> Result<Options, Proble
     Ok(options)
 }
 
-/// A page of a list: `?after=` and `?limit=`.
+/// A page of a list: `?prefix=`, `?after=` and `?limit=`.
 pub struct Page {
+    /// How its keys begin.
+    pub prefix: Vec<u8>,
     /// The key after which it begins.
     pub after: Option<Vec<u8>>,
     /// How many at most.
@@ -127,8 +129,8 @@ pub struct Page {
 }
 
 /// Reads which page of a list is wanted; `limits` are the usual length and the longest.
-pub fn page(request: &HttpRequest, limits: (usize, usize)) -> Result<Page, Problem> {
-    let mut page = Page { after: None, limit: limits.0 };
+pub fn page(request: &HttpRequest, names: &[&str], limits: (usize, usize)) -> Result<Page, Problem> {
+    let mut page = Page { prefix: Vec::new(), after: None, limit: limits.0 };
     let mut seen = Vec::new();
     for (name, value) in parameters(request) {
         let refuse = |why: &str| Err(Problem::new(Code::InvalidParameter, format!("{name}={value}: {why}")));
@@ -136,17 +138,23 @@ pub fn page(request: &HttpRequest, limits: (usize, usize)) -> Result<Page, Probl
             return refuse("it stands twice");
         }
         seen.push(name);
+        let key = match decoded(value) {
+            Some(key) if key.len() <= KEY_BYTES_MAX => Ok(key),
+            Some(_) => Err(format!("a key has at most {KEY_BYTES_MAX} bytes")),
+            None => Err("a '%' must be followed by two hex digits; a '%' itself is written %25".into()),
+        };
         let plain = value.bytes().all(|byte| byte.is_ascii_digit());
         match (name, value.parse::<usize>().ok().filter(|_| plain)) {
-            ("after", _) => match decoded(value) {
-                Some(key) => page.after = Some(key),
-                None => {
-                    return refuse("a '%' must be followed by two hex digits; a '%' itself is written %25");
-                }
+            _ if !names.contains(&name) => {
+                return refuse(&format!("the parameters of this request are: {}", names.join(", ")));
+            }
+            ("prefix" | "after", _) => match key {
+                Ok(key) if name == "after" => page.after = Some(key),
+                Ok(key) => page.prefix = key,
+                Err(why) => return refuse(&why),
             },
-            ("limit", Some(limit)) if (1..=limits.1).contains(&limit) => page.limit = limit,
-            ("limit", _) => return refuse(&format!("limit is a number from 1 to {}", limits.1)),
-            _ => return refuse("the parameters of this request are: after, limit"),
+            (_, Some(limit)) if (1..=limits.1).contains(&limit) => page.limit = limit,
+            _ => return refuse(&format!("limit is a number from 1 to {}", limits.1)),
         }
     }
     Ok(page)

@@ -15,7 +15,7 @@ pub fn keys(store: &Offline, flags: &Keys, out: &mut Out) -> Result<(), Error> {
     let prefix = flags.prefix.as_deref().unwrap_or_default();
     let mut table = Table::new(&["key", "version", "updated", "bytes", "siblings", "expires"]);
     if left > 0 {
-        store.entries(Kind::Data, prefix.as_bytes(), |key, entry| {
+        store.entries(Kind::Data, (prefix.as_bytes(), None), |key, entry| {
             let Some(entry) = entry else {
                 let text = shown::key(key);
                 match out.json {
@@ -175,7 +175,7 @@ fn member_key(key: &[u8]) -> String {
 pub fn members(store: &Offline, out: &mut Out) -> Result<(), Error> {
     let me = store.about()?.node;
     let mut table = Table::new(&["id", "address", "joined", ""]);
-    store.entries(Kind::Membership, &[], |key, entry| {
+    store.entries(Kind::Membership, (&[], None), |key, entry| {
         let id = member_key(key);
         let Some(entry) = entry else {
             table.row(vec![id, "damaged".into(), String::new(), String::new()]);
@@ -210,7 +210,7 @@ pub fn members(store: &Offline, out: &mut Out) -> Result<(), Error> {
 /// The keys that have siblings now.
 pub fn conflicts(store: &Offline, out: &mut Out) -> Result<(), Error> {
     let mut found = 0;
-    store.entries(Kind::Data, &[], |key, entry: Option<Entry>| {
+    store.entries(Kind::Data, (&[], None), |key, entry: Option<Entry>| {
         let Some(entry) = entry.filter(|entry| entry.visible(out.now_ms).count() > 1) else {
             return Ok::<_, Error>(true);
         };

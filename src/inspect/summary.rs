@@ -23,7 +23,7 @@ struct Counts {
 pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
     let about = store.about()?;
     let mut counts = Counts::default();
-    store.entries(Kind::Data, &[], |_, entry| {
+    store.entries(Kind::Data, (&[], None), |_, entry| {
         let Some(entry) = entry else {
             counts.unreadable += 1;
             return Ok::<_, Error>(true);

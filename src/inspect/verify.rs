@@ -144,7 +144,7 @@ fn entries(store: &Offline, summary: &Summary, log: &Log, findings: &mut Finding
     let mut seen = Seen::default();
     for kind in [Kind::Data, Kind::Membership] {
         let place = if kind == Kind::Data { "data" } else { "membership" };
-        store.entries(kind, &[], |key, entry| {
+        store.entries(kind, (&[], None), |key, entry| {
             let named = shown::key(key);
             let Some(entry) = entry else {
                 findings.add(place, &format!("the entry of '{named}' is damaged"))?;

@@ -120,15 +120,15 @@ impl Offline {
         trees.into_iter().map(size).collect()
     }
 
-    /// Every entry of a kind whose key begins so, by key, until `each` says `false`; `None`: its bytes are not what was
-    /// written.
+    /// Every entry of a kind whose key begins so and comes after that one, by key, until `each` says `false`; `None`: its bytes
+    /// are not what was written.
     pub fn entries<E: From<Error>>(
         &self,
         kind: Kind,
-        prefix: &[u8],
+        (prefix, after): (&[u8], Option<&[u8]>),
         mut each: impl FnMut(&[u8], Option<Entry>) -> Result<bool, E>,
     ) -> Result<(), E> {
-        for item in self.trees.of_kind(kind).scan_prefix(prefix) {
+        for item in self.trees.range(kind, prefix, after) {
             let (key, bytes) = item.map_err(Error::from)?;
             if !each(&key, codec::decode_entry(&key, &bytes).ok())? {
                 break;

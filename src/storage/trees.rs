@@ -86,6 +86,24 @@ impl Trees {
         }
     }
 
+    /// The keys of a kind that begin so and come after that one, with what is stored under them, by key.
+    pub fn range(
+        &self,
+        kind: Kind,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+    ) -> impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let begins = |item: &sled::Result<(sled::IVec, _)>| match item {
+            Ok((key, _)) => key.starts_with(prefix),
+            Err(_) => true,
+        };
+        self.of_kind(kind).range::<&[u8], _>((from, Bound::Unbounded)).take_while(begins)
+    }
+
     /// The nodes of which a record lives, each with what is under its key.
     pub fn members(&self) -> Result<Vec<(NodeId, Entry)>, Error> {
         let mut members = Vec::new();

@@ -17,6 +17,7 @@ mod expiry;
 mod fuzz;
 mod helpers;
 mod keys;
+mod listing;
 mod messages;
 mod model;
 mod races;

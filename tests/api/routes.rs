@@ -22,7 +22,7 @@ fn allowed(path: &str, methods: &[&str]) {
 #[test]
 fn other_methods_answer_405_with_allow() {
     allowed(&format!("/key/{}", fresh("route")), &["GET", "HEAD", "PUT", "DELETE"]);
-    for path in ["/membership", "/health", "/ready", "/stats"] {
+    for path in ["/membership", "/health", "/ready", "/stats", "/conflicts", "/keys"] {
         allowed(path, &["GET", "HEAD"]);
     }
 }
@@ -32,7 +32,7 @@ fn unknown_paths_answer_404() {
     for path in [
         "/",
         "/key",
-        "/keys",
+        "/keys/",
         "/keys/x",
         "/KEY/x",
         "/Stats",
@@ -182,13 +182,30 @@ fn a_question_mark_that_is_part_of_a_key_is_told_how_to_be_written() {
 }
 
 #[test]
-fn a_page_of_conflicts_begins_after_a_key_in_good_spelling() {
-    for bad in ["%zz", "%", "a%4", "%%41", "%4g", "a%"] {
-        problem(&node().request("GET", &format!("/conflicts?after={bad}"), ""), 400, "invalid-parameter");
+fn a_page_of_a_list_begins_after_a_key_in_good_spelling() {
+    let long = "x".repeat(1_025);
+    for path in ["/conflicts?after=", "/keys?after=", "/keys?limit=1&prefix="] {
+        for bad in ["%zz", "%", "a%4", "%%41", "%4g", "a%", &long] {
+            problem(&node().request("GET", &format!("{path}{bad}"), ""), 400, "invalid-parameter");
+        }
+        for good in ["", "zz", "%7A", "zz%2Fb", "zz%25", &long[..1_024]] {
+            assert_eq!(node().request("GET", &format!("{path}{good}"), "").status, 200, "{path}{good}");
+        }
     }
-    for good in ["", "a", "%41", "a%2Fb", "%25"] {
-        assert_eq!(node().request("GET", &format!("/conflicts?after={good}"), "").status, 200, "{good}");
+    for bad in [
+        "prefix=a&prefix=a",
+        "after=a&after=b",
+        "limit=0",
+        "limit=-1",
+        "limit=",
+        "limit=+1",
+        "limit=x",
+        "pre=a",
+        "w=1",
+    ] {
+        problem(&node().request("GET", &format!("/keys?{bad}"), ""), 400, "invalid-parameter");
     }
+    problem(&node().request("GET", "/conflicts?prefix=a", ""), 400, "invalid-parameter");
 }
 
 /// Neither is a key, and to evict oneself is no mistake of spelling.
