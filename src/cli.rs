@@ -56,8 +56,12 @@ pub fn unknown_variables() -> Vec<String> {
 pub enum Command {
     /// Write all that a running node holds at one moment into a file
     Backup(Backup),
+    /// Write keys to stdout, a line of JSON each: those of a running node, or of the directory of a stopped one
+    Export(Export),
     /// Ask a running node whether it is ready: exit code 0 if it is, 1 if not
     Healthcheck(Target),
+    /// Write keys to a running node: an export, or the text file of the first DynaRust
+    Import(Import),
     /// Look into the data directory of a stopped node, or into a copy of one; not a byte of it is changed
     Inspect(Inspect),
     /// Tell a running node to leave its cluster and stop; what it holds stays in its directory
@@ -90,6 +94,65 @@ pub struct Restore {
     /// it begins a cluster of its own with what the backup holds
     #[arg(long)]
     pub into_cluster: bool,
+}
+
+/// What to export.
+#[derive(Args, Debug)]
+pub struct Export {
+    /// A node, as HOST:PORT or http://HOST:PORT; or a data directory, which is not changed
+    #[arg(value_name = "DIR|URL")]
+    pub from: String,
+    /// Only keys that begin so
+    #[arg(long, default_value = "")]
+    pub prefix: String,
+    /// Only keys that come after this one: the key of the last whole line, to go on where an export was cut off
+    #[arg(long, value_name = "KEY")]
+    pub after: Option<String>,
+    /// Where the private copy of a directory is made; by default where temporary files go
+    #[arg(long, value_name = "DIR", env = "DYNARUST_WORK_DIR")]
+    pub work_dir: Option<PathBuf>,
+    /// How long a node that does not answer is tried again before the export ends
+    #[arg(long, value_name = "N", default_value_t = limits::RETRY_SECONDS_DEFAULT)]
+    pub retry_seconds: u64,
+}
+
+/// What to import, and how.
+#[derive(Args, Debug)]
+pub struct Import {
+    /// The node, as HOST:PORT or http://HOST:PORT
+    #[arg(value_name = "URL")]
+    pub node: String,
+    /// The file; by default stdin
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// What is in the file
+    #[arg(long, value_enum, default_value_t = Format::Ndjson)]
+    pub format: Format,
+    /// Leave keys as they are that are there already
+    #[arg(long)]
+    pub if_absent: bool,
+    /// Write nothing: check every line, and say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Begin with this line, to go on where an import has stopped
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub from_line: u64,
+    /// Writes under way at a time
+    #[arg(long, value_name = "N", default_value_t = limits::IMPORT_CONNECTIONS.0 as u64,
+        value_parser = clap::value_parser!(u64).range(1..=limits::IMPORT_CONNECTIONS.1 as u64))]
+    pub connections: u64,
+    /// How long a node that does not answer is tried again before the import ends
+    #[arg(long, value_name = "N", default_value_t = limits::RETRY_SECONDS_DEFAULT)]
+    pub retry_seconds: u64,
+}
+
+/// What lines look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// {"key": …, "value": …, "expires_at"?: …}, as export writes them
+    Ndjson,
+    /// key=value, as in storage.db of the first DynaRust
+    FirstDynarust,
 }
 
 /// Which directory to look into, and for what.

@@ -334,6 +334,33 @@ pub const COMPARE_PAUSE_MS: (u64, u64) = (60_000, 3_600_000);
 /// the member's log whole.
 pub const SWEEP_RATHER_EVENTS: (u64, u64) = (65_536, 4);
 
+/// Longest line of an export: a key travels whole, with as many siblings as it may have.
+pub const LINE_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
+
+/// Default of `--retry-seconds`: longer than a node takes to stop and start again.
+pub const RETRY_SECONDS_DEFAULT: u64 = 30;
+
+/// A node that says nothing for so long in the middle of an answer is asked again, in ms: longer than its slowest commit.
+pub const SILENCE_MS: u64 = COMMIT_DEADLINE_MS_DEFAULT + 10_000;
+
+/// Pause between two notes that a node is tried again, in ms: many connections meet the same trouble.
+pub const NOTE_PAUSE_MS: u64 = 5_000;
+
+/// Default and most of `--connections`: each has one write under way, and those that wait together share a commit.
+pub const IMPORT_CONNECTIONS: (usize, usize) = (64, 1_024);
+
+/// Lines that wait for each connection of an import: keys are spread by hash, so that some have more to do than others.
+pub const IMPORT_WAITING_LINES: usize = 32;
+
+/// Lines of an import in memory, in bytes; a longer one has all of it.
+pub const IMPORT_BYTES_MAX: usize = 64 << 20;
+
+/// Answer to a write, with its head: a node says less than that.
+pub const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Bad lines that a dry run names; the others are counted.
+pub const BAD_LINES_TOLD: usize = 20;
+
 /// Processes remembered of each peer: a message may be late by some restarts.
 pub const RUNS_KEPT: usize = 16;
 

@@ -7,7 +7,7 @@ use clap::Parser;
 use dynarust::cli::{Cli, Command};
 use dynarust::config::Config;
 use dynarust::exit::Exit;
-use dynarust::{ask, backup, inspect, logger, node};
+use dynarust::{ask, backup, inspect, logger, node, transfer};
 
 /// A seventh less CPU a write than the C library's, measured: most of it is sled's small allocations.
 #[global_allocator]
@@ -18,6 +18,24 @@ fn main() -> ExitCode {
     if let Some(command) = cli.command {
         let done = match command {
             Command::Backup(flags) => return told(backup::fetch(&flags)),
+            Command::Export(flags) => {
+                return match transfer::export(&flags, node::now_ms(), node::random()) {
+                    Ok(told) => {
+                        eprintln!("{told}");
+                        Exit::Stopped.into()
+                    }
+                    Err(e) => fail(e.exit(), &e.to_string()),
+                };
+            }
+            Command::Import(flags) => {
+                return match transfer::import(&flags, node::now_ms) {
+                    Ok(told) => {
+                        println!("{told}");
+                        Exit::Stopped.into()
+                    }
+                    Err(e) => fail(e.exit(), &e.to_string()),
+                };
+            }
             Command::Healthcheck(target) => ask::ready(&target),
             Command::Inspect(flags) => {
                 return match inspect::run(&flags, node::now_ms(), node::random()) {

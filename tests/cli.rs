@@ -8,10 +8,15 @@ mod backup;
 mod directories;
 #[path = "cli/inspect.rs"]
 mod inspect;
+#[allow(dead_code, reason = "a part of it is enough here")]
+#[path = "cluster/proxy.rs"]
+mod proxy;
 #[path = "cli/running.rs"]
 mod running;
 #[path = "support/mod.rs"]
 mod support;
+#[path = "cli/transfer.rs"]
+mod transfer;
 
 use std::fs;
 use std::io::Read;

@@ -33,8 +33,17 @@ pub struct Member<'a> {
 
 /// Reads a body that must be one JSON object.
 pub fn object(body: &[u8]) -> Result<Vec<Member<'_>>, Fault> {
+    object_within(body, JSON_DEPTH_MAX)
+}
+
+/// Reads a line of a list of keys, which may be two levels deeper: `conflicts` is a list of objects with values in them.
+pub fn listed(line: &[u8]) -> Result<Vec<Member<'_>>, Fault> {
+    object_within(line, JSON_DEPTH_MAX + 2)
+}
+
+fn object_within(body: &[u8], depth_max: usize) -> Result<Vec<Member<'_>>, Fault> {
     let text = std::str::from_utf8(body).map_err(|e| fault(body, e.valid_up_to(), "not UTF-8"))?;
-    let mut scanner = Scanner { text, at: 0 };
+    let mut scanner = Scanner { text, at: 0, depth_max };
     let read = scanner.body();
     read.map_err(|(at, what)| fault(body, at, what))
 }
@@ -56,6 +65,7 @@ type At = (usize, String);
 struct Scanner<'a> {
     text: &'a str,
     at: usize,
+    depth_max: usize,
 }
 
 impl<'a> Scanner<'a> {
@@ -144,8 +154,8 @@ impl<'a> Scanner<'a> {
 
     /// Steps over the bracket that opens a container at this level.
     fn enter(&mut self, depth: usize) -> Result<(), At> {
-        if depth > JSON_DEPTH_MAX {
-            return self.wrong(format!("nested deeper than {JSON_DEPTH_MAX} levels"));
+        if depth > self.depth_max {
+            return self.wrong(format!("nested deeper than {} levels", self.depth_max));
         }
         self.at += 1;
         Ok(())

@@ -22,8 +22,10 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 
 pub use app::App;
+pub use json::listed;
 pub use problem::{Code, Problem};
 pub use request::drained;
+pub use shown::line;
 pub use wire::{Answer, Turn, Wire};
 
 /// Methods of `/key/{key}`.

@@ -8,12 +8,12 @@ mod shown;
 mod summary;
 mod verify;
 
-use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::io::{self, Write};
 
 use crate::cli::{Inspect, What};
 use crate::exit::Exit;
 use crate::storage::{self, Offline};
+use crate::told::Told;
 
 /// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +41,7 @@ impl Error {
 
 /// Shows what is asked for; comes back with the exit code. The private copy has a `name` that nothing else has.
 pub fn run(flags: &Inspect, now_ms: u64, name: u64) -> Result<u8, Error> {
-    // sled panics over some damage: that is a finding, and no fault of the operator's.
-    std::panic::set_hook(Box::new(|panic| {
-        let _ = writeln!(io::stderr(), "error: the directory is damaged beyond what can be shown: {panic}");
-        storage::end_process(Exit::Damaged, "damaged");
-    }));
+    storage::panics_are_damage();
     let mut to = io::BufWriter::new(io::stdout().lock());
     let shown = show(flags, (now_ms, name), &mut to).and_then(|code| {
         to.flush()?;
@@ -67,7 +63,7 @@ pub fn run(flags: &Inspect, now_ms: u64, name: u64) -> Result<u8, Error> {
 fn show(flags: &Inspect, (now_ms, name): (u64, u64), to: &mut dyn Write) -> Result<u8, Error> {
     let work_dir = flags.work_dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut told = Told::new("copying");
-    let store = Offline::open(&flags.dir, (&work_dir, name), &mut |done, of| told.tell(done, of))?;
+    let store = Offline::open(&flags.dir, (&work_dir, name), &mut |done, of| told.copied(done, of))?;
     let mut out = Out { to, json: flags.json, now_ms };
     match &flags.what {
         What::Summary => summary::show(&store, &mut out)?,
@@ -97,41 +93,5 @@ impl Out<'_> {
 
     fn line(&mut self, line: &str) -> Result<(), Error> {
         Ok(writeln!(self.to, "{line}")?)
-    }
-}
-
-/// Tells on stderr how far something is that takes longer than a second.
-struct Told {
-    what: &'static str,
-    began: Instant,
-    last: Instant,
-}
-
-impl Told {
-    fn new(what: &'static str) -> Told {
-        Told { what, began: Instant::now(), last: Instant::now() }
-    }
-
-    fn tell(&mut self, done: u64, of: u64) {
-        if self.last.elapsed() < Duration::from_secs(1) {
-            return;
-        }
-        self.last = Instant::now();
-        let (done, of) = (shown::bytes(done), shown::bytes(of));
-        let line = format!("{}: {done} of {of} after {} s", self.what, self.began.elapsed().as_secs());
-        // On a terminal one line changes.
-        let mut to = io::stderr();
-        let _ = match to.is_terminal() {
-            true => write!(to, "\r{line} "),
-            false => writeln!(to, "{line}"),
-        };
-    }
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        if self.last > self.began + Duration::from_secs(1) && io::stderr().is_terminal() {
-            let _ = writeln!(io::stderr());
-        }
     }
 }

@@ -1,19 +1,6 @@
-//! How things look to people: sizes, tables, keys. Nothing here knows what they mean.
+//! How things look to people: tables, keys. Nothing here knows what they mean.
 
 use super::{Error, Out};
-
-/// A size with three digits at least, and its unit.
-pub fn bytes(bytes: u64) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let (mut size, mut unit) = (bytes as f64, 0);
-    while size >= 1024.0 && unit + 1 < units.len() {
-        (size, unit) = (size / 1024.0, unit + 1);
-    }
-    match unit {
-        0 => format!("{bytes} bytes"),
-        _ => format!("{size:.1} {}", units[unit]),
-    }
-}
 
 /// A key as text: what would confuse a terminal is escaped.
 pub fn key(key: &[u8]) -> String {
@@ -69,15 +56,6 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_readable() {
-        for (given, shown) in
-            [(0, "0 bytes"), (1_023, "1023 bytes"), (1_536, "1.5 KiB"), (5 << 30, "5.0 GiB")]
-        {
-            assert_eq!(bytes(given), shown);
-        }
-    }
 
     #[test]
     fn keys_do_no_harm_to_a_terminal() {

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Error, Out, shown};
 use crate::replica::{Kind, VersionVector};
 use crate::storage::Offline;
-use crate::time;
+use crate::{time, told};
 
 /// What all entries of the data tree come to.
 #[derive(Default)]
@@ -82,13 +82,13 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
         ("node", format!("{}{}", about.node, former.unwrap_or_default())),
         ("cluster", cluster),
         ("format", format!("{}, written by release {}", manifest.format, manifest.release)),
-        ("keys", format!("{}, with {} of values", counts.keys, shown::bytes(counts.value_bytes))),
+        ("keys", format!("{}, with {} of values", counts.keys, told::bytes(counts.value_bytes))),
         ("versions", format!("{}, {} expired beside them", counts.versions, counts.expired)),
         ("conflicts", format!("{} keys have siblings", counts.conflicts)),
         ("deletes", format!("{} not yet forgotten", counts.deletes)),
         ("clock", clock),
         ("digest", summary.totals.digest.to_string()),
-        ("disk", format!("{} in files, {} in them", shown::bytes(store.disk_bytes), shown::bytes(logical))),
+        ("disk", format!("{} in files, {} in them", told::bytes(store.disk_bytes), told::bytes(logical))),
     ];
     for (name, text) in lines {
         out.line(&format!("{name:<10} {text}"))?;
@@ -107,7 +107,7 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
     out.line("")?;
     let mut table = shown::Table::new(&["tree", "items", "size"]);
     for size in sizes {
-        table.row(vec![size.name.into(), size.items.to_string(), shown::bytes(size.bytes)]);
+        table.row(vec![size.name.into(), size.items.to_string(), told::bytes(size.bytes)]);
     }
     table.show(out)
 }

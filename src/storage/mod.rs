@@ -56,7 +56,7 @@ pub use durable::{end_process, sync_calls};
 pub use error::{CHOICES, Error, Rejection};
 pub use heard::{Heard, Said};
 pub use listing::{Asked, Shown, Stretch};
-pub use offline::{About, Offline, TreeSize};
+pub use offline::{About, Offline, TreeSize, panics_are_damage};
 pub use pass::Pass;
 pub use request::{Action, Condition, Parcel, Request, Tags, Written};
 pub use restore::Filling;

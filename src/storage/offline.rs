@@ -14,7 +14,16 @@ use super::error::Error;
 use super::progress;
 use super::recover::open_sled;
 use super::trees::{Trees, meta, read_change_key, read_expiry_key, read_row};
+use crate::exit::Exit;
 use crate::replica::{Dot, Entry, Kind, NodeId, Version};
+
+/// From now on a panic of sled, which panics over some damage, is a finding, and no fault of the operator's.
+pub fn panics_are_damage() {
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = writeln!(io::stderr(), "error: the directory is damaged beyond what can be shown: {panic}");
+        super::end_process(Exit::Damaged, "damaged");
+    }));
+}
 
 /// An open copy of a directory.
 pub struct Offline {
