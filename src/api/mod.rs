@@ -103,8 +103,8 @@ pub fn no_such_path(path: &str) -> Problem {
     Problem::new(
         Code::NoSuchPath,
         format!(
-            "{shown}: keys live under /key/, /keys lists them, /conflicts those with siblings, /backup gives all; /health, /ready, /stats, \
-             /membership and /replication tell about node and cluster"
+            "{shown}: keys live under /key/, /keys lists them, /conflicts those with siblings, /backup gives all; /health, \
+             /ready, /stats, /membership and /replication tell about node and cluster"
         ),
     )
 }
