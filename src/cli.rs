@@ -56,6 +56,8 @@ pub fn unknown_variables() -> Vec<String> {
 pub enum Command {
     /// Write all that a running node holds at one moment into a file
     Backup(Backup),
+    /// Rewrite the data directory of a stopped node, whose files only ever grow, into as little as it takes
+    Compact(Compact),
     /// Write keys to stdout, a line of JSON each: those of a running node, or of the directory of a stopped one
     Export(Export),
     /// Ask a running node whether it is ready: exit code 0 if it is, 1 if not
@@ -153,6 +155,17 @@ pub enum Format {
     Ndjson,
     /// key=value, as in storage.db of the first DynaRust
     FirstDynarust,
+}
+
+/// Which directory to compact.
+#[derive(Args, Debug)]
+pub struct Compact {
+    /// The data directory
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// For programs: one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which directory to look into, and for what.

@@ -156,6 +156,22 @@ pub const WRITTEN_PER_BYTE_MAX: u64 = 4;
 /// What small writes of one commit may cost beside their values must fit under the smallest reserve.
 const _: () = assert!((COMMIT_WRITES_MAX * 8 * 1_024) as u64 <= DISK_RESERVE_MIB.0 << 20);
 
+/// How many bytes of rows a compaction writes between two flushes and looks at the free space: bounds what is only in memory.
+pub const COMPACT_FLUSH_BYTES: usize = 1 << 20;
+
+/// How many bytes of a fresh store a byte of a row takes, measured: about two, and more where rows are few.
+pub const COMPACT_BYTES_PER_ROW_BYTE: u64 = 3;
+
+/// Room that a compaction leaves free: for what is written between two looks, and for the segments of a store with few rows.
+pub const COMPACT_SPARE_BYTES: u64 = 32 << 20;
+
+const _: () = assert!(
+    (COMPACT_FLUSH_BYTES as u64) * WRITTEN_PER_BYTE_MAX + 4 * SEGMENT_BYTES as u64 <= COMPACT_SPARE_BYTES
+);
+
+/// Page cache of each of the two stores of a compaction: rows are read and written once, in their order.
+pub const COMPACT_CACHE_BYTES: u64 = 32 << 20;
+
 /// Retries of a read whose chunks are replaced under it by writers.
 pub const CHUNK_READ_RETRIES_MAX: usize = 100;
 

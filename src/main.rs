@@ -7,7 +7,7 @@ use clap::Parser;
 use dynarust::cli::{Cli, Command};
 use dynarust::config::Config;
 use dynarust::exit::Exit;
-use dynarust::{ask, backup, inspect, logger, node, transfer};
+use dynarust::{ask, backup, compact, inspect, logger, node, transfer};
 
 /// A seventh less CPU a write than the C library's, measured: most of it is sled's small allocations.
 #[global_allocator]
@@ -18,6 +18,14 @@ fn main() -> ExitCode {
     if let Some(command) = cli.command {
         let done = match command {
             Command::Backup(flags) => return told(backup::fetch(&flags)),
+            Command::Compact(flags) => {
+                logger::start();
+                node::end_on_panic();
+                return match compact::run(&flags) {
+                    Ok(()) => Exit::Stopped.into(),
+                    Err(e) => fail(e.exit(), &e.advised()),
+                };
+            }
             Command::Export(flags) => {
                 return match transfer::export(&flags, node::now_ms(), node::random()) {
                     Ok(told) => {

@@ -211,7 +211,7 @@ pub fn random() -> u64 {
 }
 
 /// A panic anywhere ends the process: what other threads would go on with is not what was meant.
-fn end_on_panic() {
+pub fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location();
         let exit = place.map_or(Exit::Unforeseen, |place| panic_exit(place.file()));

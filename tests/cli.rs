@@ -4,6 +4,8 @@
 
 #[path = "cli/backup.rs"]
 mod backup;
+#[path = "cli/compact.rs"]
+mod compact;
 #[path = "cli/directories.rs"]
 mod directories;
 #[path = "cli/inspect.rs"]

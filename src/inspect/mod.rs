@@ -4,7 +4,7 @@
 //! leaves nothing out but in summaries. It starts no task and knows neither peers nor clients.
 
 mod lists;
-mod shown;
+pub mod shown;
 mod summary;
 mod verify;
 
@@ -30,6 +30,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// What happened, and what to do.
+    pub fn advised(&self) -> String {
+        match self {
+            Error::Store(error) => error.advised(),
+            error => error.to_string(),
+        }
+    }
+
     /// How the process ends.
     pub fn exit(&self) -> Exit {
         match self {
@@ -77,21 +85,24 @@ fn show(flags: &Inspect, (now_ms, name): (u64, u64), to: &mut dyn Write) -> Resu
     Ok(Exit::Stopped as u8)
 }
 
-/// Where and how it is shown.
-struct Out<'a> {
-    to: &'a mut dyn Write,
-    json: bool,
+/// Where and how something is shown.
+pub struct Out<'a> {
+    /// Where to.
+    pub to: &'a mut dyn Write,
+    /// For programs?
+    pub json: bool,
     /// What has expired by then is told.
-    now_ms: u64,
+    pub now_ms: u64,
 }
 
 impl Out<'_> {
     /// One object, on a line of its own.
-    fn object(&mut self, object: &serde_json::Value) -> Result<(), Error> {
+    pub fn object(&mut self, object: &serde_json::Value) -> Result<(), Error> {
         Ok(writeln!(self.to, "{object}")?)
     }
 
-    fn line(&mut self, line: &str) -> Result<(), Error> {
+    /// As it is, with its end.
+    pub fn line(&mut self, line: &str) -> Result<(), Error> {
         Ok(writeln!(self.to, "{line}")?)
     }
 }

@@ -44,7 +44,7 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
     if out.json {
         let trees: serde_json::Map<_, _> = sizes
             .iter()
-            .map(|size| (size.name.to_owned(), json!({"items": size.items, "bytes": size.bytes})))
+            .map(|size| (size.name.clone(), json!({"items": size.items, "bytes": size.bytes})))
             .collect();
         let vector = |vv: &VersionVector| -> serde_json::Map<_, _> {
             vv.iter().map(|dot| (dot.origin.to_string(), dot.seq.into())).collect()
@@ -107,7 +107,7 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
     out.line("")?;
     let mut table = shown::Table::new(&["tree", "items", "size"]);
     for size in sizes {
-        table.row(vec![size.name.into(), size.items.to_string(), told::bytes(size.bytes)]);
+        table.row(vec![size.name, size.items.to_string(), told::bytes(size.bytes)]);
     }
     table.show(out)
 }

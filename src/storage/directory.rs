@@ -6,6 +6,7 @@
 //! BALLAST    space to give back when the disk is too full for sled to open
 //! PROGRESS   how far the commits got, outside of sled's log
 //! store/     sled: conf, db, blobs/ (always empty), snap.*
+//! store.new/ what a compaction that was cut off has left: the next to claim the directory removes it
 //! ```
 //!
 //! A directory that is not empty and has no manifest is foreign: not a byte of it is changed. A directory is made in
@@ -92,6 +93,7 @@ impl Directory {
             release: env!("CARGO_PKG_VERSION").into(),
         };
         let mut directory = Directory { path: path.to_owned(), lock, manifest: manifest.unwrap_or(fresh) };
+        directory.clear().map_err(refuse)?;
         if directory.manifest.state == State::Creating {
             directory.set_state(State::Creating).map_err(refuse)?;
             match fs::remove_dir_all(directory.store()) {
@@ -108,6 +110,23 @@ impl Directory {
         self.path.join("store")
     }
 
+    /// Where a compaction makes the store that is to take the place of the other.
+    pub fn next_store(&self) -> PathBuf {
+        self.path.join(NEXT_STORE)
+    }
+
+    /// Removes what a compaction has left that was cut off: before its end a store that never was one, after it the old one.
+    fn clear(&self) -> io::Result<()> {
+        let left = self.next_store();
+        if !left.exists() {
+            return Ok(());
+        }
+        log::info!("removing {}, which a compaction has left that was cut off", left.display());
+        // Which of the two is the store must be on the disk before the other one goes.
+        sync(&self.path)?;
+        fs::remove_dir_all(left)
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -118,15 +137,9 @@ impl Directory {
         std::path::absolute(&self.path).unwrap_or(self.path.clone()).display().to_string()
     }
 
-    /// When the file that holds the data was made, in seconds since 1970:8 and nanoseconds:4; `None` where the file system
-    /// does not say.
+    /// When the file that holds the data was made.
     pub fn birth(&self) -> Option<[u8; 12]> {
-        let made = fs::metadata(self.store().join("db")).and_then(|file| file.created()).ok()?;
-        let since = made.duration_since(std::time::UNIX_EPOCH).ok()?;
-        let mut birth = [0; 12];
-        birth[..8].copy_from_slice(&since.as_secs().to_be_bytes());
-        birth[8..].copy_from_slice(&since.subsec_nanos().to_be_bytes());
-        Some(birth)
+        birth(&self.store())
     }
 
     /// Makes what is there fit to be opened: a snapshot that was being written when the machine stopped bricks sled,
@@ -160,11 +173,9 @@ impl Directory {
 
     /// Puts sled's configuration and all names on the disk; sled itself never does.
     pub fn sync_names(&self) -> Result<(), Error> {
-        let store = self.store();
         let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for path in [&store.join("conf"), &store.join("db"), &store.join("blobs"), &store, &self.path] {
-            sync(path).map_err(|e| Error::of_files("sync", path, &e))?;
-        }
+        sync_store(&self.store())?;
+        sync(&self.path).map_err(|e| Error::of_files("sync", &self.path, &e))?;
         // The parent may be someone else's: its sync matters only for the name of a new directory.
         let _ = sync(parent);
         Ok(())
@@ -208,6 +219,28 @@ impl Directory {
     }
 }
 
+/// The name of [`Directory::next_store`].
+pub const NEXT_STORE: &str = "store.new";
+
+/// Puts the configuration and the names of the sled in this place on the disk.
+pub fn sync_store(store: &Path) -> Result<(), Error> {
+    for path in [&store.join("conf"), &store.join("db"), &store.join("blobs"), store] {
+        sync(path).map_err(|e| Error::of_files("sync", path, &e))?;
+    }
+    Ok(())
+}
+
+/// When the file was made that holds the data of a store, in seconds since 1970:8 and nanoseconds:4; `None` where the file
+/// system does not say.
+pub fn birth(store: &Path) -> Option<[u8; 12]> {
+    let made = fs::metadata(store.join("db")).and_then(|file| file.created()).ok()?;
+    let since = made.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let mut birth = [0; 12];
+    birth[..8].copy_from_slice(&since.as_secs().to_be_bytes());
+    birth[8..].copy_from_slice(&since.subsec_nanos().to_be_bytes());
+    Some(birth)
+}
+
 /// The process that uses a directory.
 #[derive(Serialize, Deserialize, Debug)]
 pub struct Tenant {
@@ -244,6 +277,18 @@ pub fn take_ballast(directory: &Path) -> io::Result<()> {
         Ok(rustix::fs::fallocate(&file, flags, 0, BALLAST_BYTES)?)
     });
     made.inspect_err(|_| drop_ballast(directory))
+}
+
+/// The manifest of a directory that a node has served.
+pub fn served(dir: &Path) -> Result<Manifest, Error> {
+    let shown = dir.display();
+    match read_manifest(dir)? {
+        None => Err(Error::Refused(format!("{shown} has no MANIFEST: not a data directory of DynaRust"))),
+        Some(manifest) if manifest.state == State::Creating => Err(Error::Refused(format!(
+            "{shown} was never served: its making did not come to an end, and nothing is in it"
+        ))),
+        Some(manifest) => Ok(manifest),
+    }
 }
 
 pub fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {
@@ -350,7 +395,8 @@ fn make_durable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn sync(path: &Path) -> io::Result<()> {
+/// What was done to this file, or to the names in this directory, is on the disk when this comes back.
+pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -9,11 +9,15 @@
 //! (Rebello et al., "Can Applications Recover from fsync Failures?", 2020). The process ends, and recovers at restart.
 //!
 //! This is the only file with `unsafe`: defining a C symbol, calling `fdatasync` on a descriptor that only sled knows,
-//! and `_exit`, which ends the process without running anything more of it.
+//! `renameat2` by the name under which the power-cut test stands in for it, and `_exit`, which ends the process without
+//! running anything more of it.
 
 #![expect(unsafe_code, reason = "see above; nowhere else")]
 
-use std::ffi::{c_int, c_uint};
+use std::ffi::{CString, c_int, c_uint};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::exit::Exit;
@@ -31,7 +35,7 @@ pub unsafe extern "C" fn sync_file_range(fd: c_int, _offset: i64, _bytes: i64, _
     if unsafe { libc::fdatasync(fd) } == 0 {
         return 0;
     }
-    let error = std::io::Error::last_os_error();
+    let error = io::Error::last_os_error();
     end_process(
         Exit::Failed,
         &format!("fdatasync of the store failed: {error}; restart to recover the last commit"),
@@ -41,6 +45,17 @@ pub unsafe extern "C" fn sync_file_range(fd: c_int, _offset: i64, _bytes: i64, _
 /// How often sled has synced through us. A flush that does not raise it means that the symbol above is not in use.
 pub fn sync_calls() -> u64 {
     CALLS.load(Ordering::Relaxed)
+}
+
+/// Lets two directories of one file system change places in one step: whoever looks finds both, before or after.
+pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    let name = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let (one, other) = (name(one)?, name(other)?);
+    // SAFETY: both names end in NUL and live until the call is over.
+    let done = unsafe {
+        libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Says why, and ends the process at once: no destructor runs, no other thread gets further than it is.

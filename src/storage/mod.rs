@@ -14,6 +14,7 @@ mod audience;
 mod changes;
 mod codec;
 mod committer;
+mod compact;
 mod directory;
 mod disk;
 mod durable;
@@ -51,6 +52,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 pub use audience::Audience;
 pub use changes::{Changes, Kept};
 pub use codec::{Event, Row, Summary};
+pub use compact::{Compacted, compact};
 pub use directory::{FORMAT, Tenant, tenant};
 pub use durable::{end_process, sync_calls};
 pub use error::{CHOICES, Error, Rejection};
@@ -222,7 +224,8 @@ impl Store {
         let mut disk = Disk::claim(&settings.directory, settings.reserve_bytes)?;
         let fresh = || [(settings.random)(), (settings.random)()];
         let watchdog = Watchdog::start(settings.commit_deadline)?;
-        let found = recover::open(&mut directory, settings, &watchdog, fresh)?;
+        let changes = Changes::new(settings.log_kept_bytes, settings.log_held_bytes);
+        let found = recover::open(&mut directory, settings.cache_bytes, changes, &watchdog, fresh)?;
         if to_be == State::Ready {
             directory.ready_if_new()?;
         }

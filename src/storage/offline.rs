@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::codec::{self, Junk, Row, Summary};
-use super::directory::{self, Directory, Manifest, State};
+use super::directory::{self, Directory, Manifest, NEXT_STORE};
 use super::error::Error;
 use super::progress;
 use super::recover::open_sled;
@@ -58,11 +58,24 @@ pub struct About {
 #[derive(Debug)]
 pub struct TreeSize {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// Rows.
     pub items: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
+}
+
+impl TreeSize {
+    /// Of this tree, all of which is read.
+    pub fn of(name: String, tree: &sled::Tree) -> Result<TreeSize, Error> {
+        let mut size = TreeSize { name, items: 0, bytes: 0 };
+        for item in tree.iter() {
+            let (key, value) = item?;
+            size.items += 1;
+            size.bytes += (key.len() + value.len()) as u64;
+        }
+        Ok(size)
+    }
 }
 
 impl Offline {
@@ -73,17 +86,7 @@ impl Offline {
         (work_dir, name): (&Path, u64),
         told: &mut dyn FnMut(u64, u64),
     ) -> Result<Offline, Error> {
-        let manifest = directory::read_manifest(dir)?;
-        let Some(manifest) = manifest else {
-            let shown = dir.display();
-            return Err(Error::Refused(format!("{shown} has no MANIFEST: not a data directory of DynaRust")));
-        };
-        if manifest.state == State::Creating {
-            return Err(Error::Refused(format!(
-                "{} was never served: its making did not come to an end, and nothing is in it",
-                dir.display()
-            )));
-        }
+        let manifest = directory::served(dir)?;
         let disk_bytes = files(dir)?.iter().map(|(_, bytes)| bytes).sum();
         let copy = copy(dir, (work_dir, name), told)?;
         let ours = |error: Error| named(error, &copy.0, dir);
@@ -117,16 +120,7 @@ impl Offline {
             ("expiry", expiry),
             ("meta", meta),
         ];
-        let size = |(name, tree): (&'static str, &sled::Tree)| {
-            let mut size = TreeSize { name, items: 0, bytes: 0 };
-            for item in tree.iter() {
-                let (key, value) = item?;
-                size.items += 1;
-                size.bytes += (key.len() + value.len()) as u64;
-            }
-            Ok(size)
-        };
-        trees.into_iter().map(size).collect()
+        trees.into_iter().map(|(name, tree)| TreeSize::of(name.into(), tree)).collect()
     }
 
     /// Every entry of a kind whose key begins so and comes after that one, by key, until `each` says `false`; `None`: its bytes
@@ -212,8 +206,8 @@ const SPARE_BYTES: u64 = 64 << 20;
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
-/// What is copied: not the lock, which is for processes, nor the ballast, which is for full disks.
-fn files(dir: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
+/// All files below a directory, by name, with their lengths.
+pub fn files(dir: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
     let failed = |path: &Path, e: &io::Error| Error::of_files("read", path, e);
     let (mut found, mut todo) = (Vec::new(), vec![dir.to_owned()]);
     while let Some(folder) = todo.pop() {
@@ -238,7 +232,9 @@ fn copy(
 ) -> Result<PrivateCopy, Error> {
     // Held, so that no node starts on it meanwhile.
     let _lock = unused(dir)?;
-    let left_out = |path: &Path| path == dir.join("LOCK") || path == dir.join("BALLAST");
+    // The lock is for processes, the ballast for full disks, and the rest of a compaction for nobody.
+    let left_out =
+        |path: &Path| ["LOCK", "BALLAST", NEXT_STORE].iter().any(|name| path.starts_with(dir.join(name)));
     let files: Vec<(PathBuf, u64)> = files(dir)?.into_iter().filter(|(path, _)| !left_out(path)).collect();
     let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
     let copy = PrivateCopy(work_dir.join(format!("dynarust-inspect-{name:016x}")));
@@ -292,7 +288,7 @@ fn room(path: &Path) -> Result<u64, Error> {
 }
 
 /// The lock of a directory that nobody uses, if there is one.
-fn unused(dir: &Path) -> Result<Option<File>, Error> {
+pub fn unused(dir: &Path) -> Result<Option<File>, Error> {
     let path = dir.join("LOCK");
     let lock = match File::open(&path) {
         Ok(lock) => lock,

@@ -24,7 +24,7 @@ use super::error::Error;
 use super::progress::Progress;
 use super::trees::{Trees, change_key, damaged_entry, meta, read_row};
 use super::watchdog::Watchdog;
-use super::{Settings, durable, migrate};
+use super::{durable, migrate};
 use crate::limits::LOCK_RETRY_MS;
 use crate::replica::{Clock, Dot, Hlc, Kind, NodeId, Replica, Totals, Trees as _, Value, VersionVector};
 
@@ -44,15 +44,16 @@ pub struct Found {
     pub repairs: u64,
 }
 
-/// Opens what is in the directory, or makes it with `fresh` ids of node and cluster.
+/// Opens what is in the directory, or makes it with `fresh` ids of node and cluster; fills `changes`, which has no row.
 pub fn open(
     directory: &mut Directory,
-    settings: &Settings,
+    cache_bytes: u64,
+    changes: Changes,
     watchdog: &Watchdog,
     fresh: impl FnOnce() -> [u64; 2],
 ) -> Result<Found, Error> {
     directory.repair()?;
-    let db = open_sled(directory, settings.cache_bytes)?;
+    let db = open_sled(directory, cache_bytes)?;
     watchdog.follow(&db);
     let new = directory.manifest.state == State::Creating;
     migrate::run(&db, if new { 0 } else { directory.manifest.format })?;
@@ -67,7 +68,6 @@ pub fn open(
     watchdog.guard(|| prove_sync(&trees))?;
     let progress = Progress::open(directory.path(), new)?;
     let me = NodeId(trees.id(meta::NODE)?);
-    let changes = Changes::new(settings.log_kept_bytes, settings.log_held_bytes);
     let check = |found: &_| if new { Ok(()) } else { progress.check(found) };
     let (summary, changes) = recover(&trees, me, changes, check)?;
     watchdog.guard(|| trees.db.flush())?;
@@ -80,11 +80,15 @@ pub fn open(
 }
 
 pub fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Error> {
-    let path = directory.store();
+    open_sled_at(&directory.store(), directory.manifest.segment_bytes, cache_bytes)
+}
+
+/// The same of a store that is elsewhere, or makes it.
+pub fn open_sled_at(path: &Path, segment_bytes: usize, cache_bytes: u64) -> Result<sled::Db, Error> {
     read_through(&path.join("db"))?;
     let config = sled::Config::new()
-        .path(&path)
-        .segment_size(directory.manifest.segment_bytes)
+        .path(path)
+        .segment_size(segment_bytes)
         .cache_capacity(cache_bytes)
         // sled's own flusher swallows errors of fsync and churns an idle disk: every commit is flushed by us.
         .flush_every_ms(None)

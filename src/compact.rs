@@ -1,0 +1,49 @@
+//! `DynaRust compact`: the operator's side of a compaction. What is done is the vault's (`storage/compact.rs`); here it is told.
+
+use std::io;
+
+use serde_json::{Map, json};
+
+use crate::cli::Compact;
+use crate::inspect::{Error, Out, shown};
+use crate::storage;
+use crate::told::{self, Told};
+
+/// Compacts the directory and says what that has saved.
+pub fn run(flags: &Compact) -> Result<(), Error> {
+    let (mut telling, mut of_what) = (Told::new("copying"), "copying");
+    let done = storage::compact(&flags.dir, &mut |what, done, of| {
+        if of_what != what {
+            (telling, of_what) = (Told::new(what), what);
+        }
+        telling.copied(done, of);
+    })?;
+    drop(telling);
+    let mut out = Out { to: &mut io::stdout().lock(), json: flags.json, now_ms: 0 };
+    let (before, after) = (done.before_bytes, done.after_bytes);
+    if out.json {
+        let tree =
+            |size: &storage::TreeSize| (size.name.clone(), json!({"items": size.items, "bytes": size.bytes}));
+        return out.object(&json!({
+            "before_bytes": before,
+            "after_bytes": after,
+            "saved_bytes": before - after,
+            "trees": done.trees.iter().map(tree).collect::<Map<_, _>>(),
+        }));
+    }
+    let sizes = format!("{} before, {} after", told::bytes(before), told::bytes(after));
+    match before - after {
+        0 => out.line(&format!(
+            "{}: it can't be made smaller than it is, and stays as it was",
+            told::bytes(before)
+        ))?,
+        saved => out.line(&format!("{sizes}: {} saved", told::bytes(saved)))?,
+    }
+    out.line("")?;
+    let mut table = shown::Table::new(&["tree", "rows", "size"]);
+    for size in done.trees {
+        table.row(vec![size.name, size.items.to_string(), told::bytes(size.bytes)]);
+    }
+    table.show(&mut out)?;
+    Ok(out.to.flush()?)
+}
