@@ -66,6 +66,9 @@ pub enum Command {
     Import(Import),
     /// Look into the data directory of a stopped node, or into a copy of one; not a byte of it is changed
     Inspect(Inspect),
+    /// Open a data directory as a start does, and say by the exit code whether it opens: for `--rejoin-empty`
+    #[command(hide = true)]
+    TryOpen(TryOpen),
     /// Tell a running node to leave its cluster and stop; what it holds stays in its directory
     Leave(Leave),
     /// Make a new node's data directory of a backup: all of it, or nothing
@@ -166,6 +169,14 @@ pub struct Compact {
     /// For programs: one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which directory to open.
+#[derive(Args, Debug)]
+pub struct TryOpen {
+    /// The data directory
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 /// Which directory to look into, and for what.
@@ -286,6 +297,9 @@ pub struct Node {
     /// Leave the cluster when the node is told to stop
     #[arg(long, env = "DYNARUST_LEAVE_ON_EXIT")]
     pub leave_on_exit: bool,
+    /// If the data directory does not open, move it aside and take everything from JOIN, under a new id
+    #[arg(long, env = "DYNARUST_REJOIN_EMPTY")]
+    pub rejoin_empty: bool,
     /// Longest value, in bytes of its JSON text
     #[arg(long, value_name = "BYTES", env = "DYNARUST_MAX_VALUE_BYTES", default_value_t = limits::VALUE_BYTES_DEFAULT)]
     pub max_value_bytes: usize,

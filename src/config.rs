@@ -24,6 +24,8 @@ pub struct Config {
     pub leave_on_exit: bool,
     /// Where the data lives.
     pub data_dir: PathBuf,
+    /// Does the node begin anew when that does not open?
+    pub rejoin_empty: bool,
     /// Longest value text, in bytes.
     pub value_bytes_max: usize,
     /// Most connections at a time.
@@ -86,6 +88,7 @@ impl Config {
             join: flags.join.iter().map(|address| canonical(address)).collect(),
             secret,
             leave_on_exit: flags.leave_on_exit,
+            rejoin_empty: flags.rejoin_empty,
             data_dir: flags.data_dir.unwrap_or_else(|| PathBuf::from("data").join(&text)),
             value_bytes_max: bounded(
                 "--max-value-bytes",

@@ -172,6 +172,9 @@ const _: () = assert!(
 /// Page cache of each of the two stores of a compaction: rows are read and written once, in their order.
 pub const COMPACT_CACHE_BYTES: u64 = 32 << 20;
 
+/// Page cache while it is only asked whether a directory opens.
+pub const OPENS_CACHE_BYTES: u64 = 32 << 20;
+
 /// Retries of a read whose chunks are replaced under it by writers.
 pub const CHUNK_READ_RETRIES_MAX: usize = 100;
 

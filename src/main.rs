@@ -7,7 +7,7 @@ use clap::Parser;
 use dynarust::cli::{Cli, Command};
 use dynarust::config::Config;
 use dynarust::exit::Exit;
-use dynarust::{ask, backup, compact, inspect, logger, node, transfer};
+use dynarust::{ask, backup, compact, inspect, logger, node, storage, transfer};
 
 /// A seventh less CPU a write than the C library's, measured: most of it is sled's small allocations.
 #[global_allocator]
@@ -41,6 +41,14 @@ fn main() -> ExitCode {
                         println!("{told}");
                         Exit::Stopped.into()
                     }
+                    Err(e) => fail(e.exit(), &e.to_string()),
+                };
+            }
+            Command::TryOpen(flags) => {
+                logger::start();
+                node::end_on_panic();
+                return match storage::opens(&flags.dir) {
+                    Ok(()) => Exit::Stopped.into(),
                     Err(e) => fail(e.exit(), &e.to_string()),
                 };
             }

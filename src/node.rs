@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::network::{self, Door, Left, Network, Stays};
 use crate::peers::Peers;
 use crate::storage::{self, FORMAT, Settings, Store};
-use crate::{server, storage::panic_exit};
+use crate::{rejoin, server, storage::panic_exit};
 
 /// Why a node ended, and the line that says so.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +93,14 @@ async fn serve(config: Config) -> Result<(), End> {
         now_ms,
         random,
     };
-    let opened = tokio::task::spawn_blocking(move || Store::open(&settings, metrics)).await;
+    let asked = config.clone();
+    let open = move || {
+        if asked.rejoin_empty {
+            rejoin::make_way(&asked, now_ms(), random())?;
+        }
+        Store::open(&settings, metrics)
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
     let store = opened.map_err(|e| unforeseen(&e))??;
     store.tell(address)?;
     let settings = network::Settings {
@@ -105,6 +112,8 @@ async fn serve(config: Config) -> Result<(), End> {
         random,
     };
     let network = Network::start(store.clone(), peers, settings, &door).await?;
+    // It may have taken another id, which whoever looks into the directory should know.
+    store.tell(address)?;
     app.open(store.clone());
     log::info!(
         "serving address={address} data-dir={} format={FORMAT} keys={} recovery-ms={}",

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! MANIFEST   one line of JSON (format, segment_bytes, state, release), one line with its XXH3
-//! LOCK       flock while a node runs; JSON with its pid and address
+//! LOCK       flock while a node runs; JSON with its pid, its address and its id
 //! BALLAST    space to give back when the disk is too full for sled to open
 //! PROGRESS   how far the commits got, outside of sled's log
 //! store/     sled: conf, db, blobs/ (always empty), snap.*
 //! store.new/ what a compaction that was cut off has left: the next to claim the directory removes it
+//! aside-…/   what --rejoin-empty moved out of the way here, if it could not be moved beside the directory: see aside.rs
 //! ```
 //!
 //! A directory that is not empty and has no manifest is foreign: not a byte of it is changed. A directory is made in
@@ -20,8 +21,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::aside::is_aside;
 use super::error::Error;
 use crate::limits::{BALLAST_BYTES, LOCK_RETRY_MS, SEGMENT_BYTES};
+use crate::replica::NodeId;
 
 /// The newest format that this build reads, and the one that it writes.
 pub const FORMAT: u32 = super::migrate::NEWEST;
@@ -198,8 +201,8 @@ impl Directory {
     }
 
     /// Lets people and `healthcheck` find the process that uses the directory.
-    pub fn tell(&self, address: std::net::SocketAddr) -> io::Result<()> {
-        let tenant = Tenant { pid: std::process::id(), address };
+    pub fn tell(&self, address: std::net::SocketAddr, node: NodeId) -> io::Result<()> {
+        let tenant = Tenant { pid: std::process::id(), address, node: Some(node.to_string()) };
         let mut lock = &self.lock;
         lock.set_len(0)?;
         io::Seek::rewind(&mut lock)?;
@@ -248,6 +251,14 @@ pub struct Tenant {
     pub pid: u32,
     /// Where it listens.
     pub address: std::net::SocketAddr,
+    /// Its node's id, for whoever can't read it from the store any more.
+    #[serde(default)]
+    pub node: Option<String>,
+}
+
+/// Who used this data directory last, or does so now.
+pub fn last_tenant(path: &Path) -> Option<Tenant> {
+    serde_json::from_str(&fs::read_to_string(path.join("LOCK")).ok()?).ok()
 }
 
 /// Who uses this data directory, as it said itself; what a process that is gone has written says nothing.
@@ -312,18 +323,20 @@ pub fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {
     manifest.map(Some).ok_or_else(|| Error::Damaged(format!("{} is damaged", path.display())))
 }
 
-/// Nothing there but what making a directory may have left, or what every fresh file system has.
+/// Nothing there but what making a directory may have left, what every fresh file system has, or what was moved aside.
 fn is_empty(path: &Path) -> io::Result<bool> {
     for file in fs::read_dir(path)? {
-        let name = file?.file_name();
-        if !["LOCK", "MANIFEST.new", "lost+found"].iter().any(|ours| name == *ours) {
+        let file = file?;
+        let made = ["LOCK", "MANIFEST.new", "lost+found"].iter().any(|ours| file.file_name() == *ours);
+        if !made && !is_aside(&file.path()) {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn take_lock(directory: &Path) -> Result<File, Error> {
+/// Takes the lock of a directory, waiting for a moment.
+pub fn take_lock(directory: &Path) -> Result<File, Error> {
     let path = directory.join("LOCK");
     let refuse = |e: io::Error| {
         let user = rustix::process::getuid().as_raw();

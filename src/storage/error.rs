@@ -22,7 +22,9 @@ pub enum Error {
 
 /// What to do about a damaged directory.
 pub const CHOICES: &str = "; nothing is served from it. Make a copy before you start again: opening may have cut store/db off \
-behind the damage. Choices: put a sound copy of the directory in its place, or move it aside and start with an empty one";
+behind the damage. Choices: put a sound copy of the directory in its place; save what can be read with DynaRust inspect DIR \
+salvage --out FILE; where other members are up, start with a JOIN address and --rejoin-empty, which moves the directory aside \
+and takes everything from them";
 
 impl Error {
     /// The line with which a process ends that can't go on because of it: what happened, and what to do.
@@ -44,6 +46,15 @@ impl Error {
 }
 
 impl Error {
+    /// The same, naming the store that it is about.
+    pub fn in_store(self, store: &Path) -> Error {
+        let shown = store.display().to_string();
+        match self {
+            Error::Damaged(why) if !why.contains(&shown) => Error::Damaged(format!("{shown}: {why}")),
+            error => error,
+        }
+    }
+
     /// Something could not be done with the files of a directory that is about to be used: what its owner can mend is
     /// refused, the rest has failed.
     pub fn of_files(what: &str, path: &Path, e: &io::Error) -> Error {

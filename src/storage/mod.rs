@@ -10,6 +10,7 @@
 //! 3. an error of sled ends the process: nothing is served from memory that is ahead of the disk.
 
 mod apply;
+mod aside;
 mod audience;
 mod changes;
 mod codec;
@@ -49,16 +50,17 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
+pub use aside::{move_aside, opens, was_served};
 pub use audience::Audience;
 pub use changes::{Changes, Kept};
 pub use codec::{Event, Row, Summary};
 pub use compact::{Compacted, compact};
-pub use directory::{FORMAT, Tenant, tenant};
+pub use directory::{FORMAT, Tenant, last_tenant, tenant};
 pub use durable::{end_process, sync_calls};
 pub use error::{CHOICES, Error, Rejection};
 pub use heard::{Heard, Said};
 pub use listing::{Asked, Shown, Stretch};
-pub use offline::{About, Offline, TreeSize, panics_are_damage};
+pub use offline::{About, Offline, PrivateCopy, TreeSize, panics_are_damage};
 pub use pass::Pass;
 pub use request::{Action, Condition, Parcel, Request, Tags, Written};
 pub use restore::Filling;
@@ -289,9 +291,10 @@ impl Store {
         self.0.directory.shown()
     }
 
-    /// Tells whoever looks into the directory where this process listens.
+    /// Tells whoever looks into the directory which node it is and where this process listens.
     pub fn tell(&self, address: std::net::SocketAddr) -> Result<(), Error> {
-        self.0.directory.tell(address).map_err(|e| Error::Failed(format!("can't write the LOCK file: {e}")))
+        let told = self.0.directory.tell(address, self.me());
+        told.map_err(|e| Error::Failed(format!("can't write the LOCK file: {e}")))
     }
 
     /// Writes, and comes back when it is on the disk; or says why not.

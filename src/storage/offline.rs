@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::aside::is_aside;
 use super::codec::{self, Junk, Row, Summary};
 use super::directory::{self, Directory, Manifest, NEXT_STORE};
 use super::error::Error;
@@ -191,7 +192,19 @@ impl Offline {
 }
 
 /// A private copy of a directory's files; they go with it.
-struct PrivateCopy(PathBuf);
+pub struct PrivateCopy(PathBuf);
+
+impl PrivateCopy {
+    /// Of this directory, made in `work_dir` under a `name` of its own.
+    pub fn of(dir: &Path, (work_dir, name): (&Path, u64)) -> Result<PrivateCopy, Error> {
+        copy(dir, (work_dir, name), &mut |_, _| {})
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for PrivateCopy {
     fn drop(&mut self) {
@@ -232,9 +245,12 @@ fn copy(
 ) -> Result<PrivateCopy, Error> {
     // Held, so that no node starts on it meanwhile.
     let _lock = unused(dir)?;
-    // The lock is for processes, the ballast for full disks, and the rest of a compaction for nobody.
-    let left_out =
-        |path: &Path| ["LOCK", "BALLAST", NEXT_STORE].iter().any(|name| path.starts_with(dir.join(name)));
+    // The lock is for processes, the ballast for full disks, the rest of a compaction for nobody, and what was moved aside is
+    // a directory of its own.
+    let left_out = |path: &Path| {
+        let top = path.strip_prefix(dir).ok().and_then(|within| within.iter().next()).unwrap_or_default();
+        ["LOCK", "BALLAST", NEXT_STORE].iter().any(|name| top == *name) || is_aside(&dir.join(top))
+    };
     let files: Vec<(PathBuf, u64)> = files(dir)?.into_iter().filter(|(path, _)| !left_out(path)).collect();
     let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
     let copy = PrivateCopy(work_dir.join(format!("dynarust-inspect-{name:016x}")));
@@ -299,7 +315,7 @@ pub fn unused(dir: &Path) -> Result<Option<File>, Error> {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::Error(e)) => Err(Error::of_files("lock", &path, &e)),
         Err(TryLockError::WouldBlock) => Err(Error::Refused(match directory::tenant(dir) {
-            Some(directory::Tenant { pid, address }) => format!(
+            Some(directory::Tenant { pid, address, .. }) => format!(
                 "{} is in use by process {pid}: stop it first, or ask it: curl http://{address}/stats, /membership, /conflicts \
                  or /key/KEY",
                 dir.display()

@@ -52,6 +52,17 @@ pub fn open(
     watchdog: &Watchdog,
     fresh: impl FnOnce() -> [u64; 2],
 ) -> Result<Found, Error> {
+    let store = directory.store();
+    open_unnamed(directory, cache_bytes, changes, watchdog, fresh).map_err(|e| e.in_store(&store))
+}
+
+fn open_unnamed(
+    directory: &mut Directory,
+    cache_bytes: u64,
+    changes: Changes,
+    watchdog: &Watchdog,
+    fresh: impl FnOnce() -> [u64; 2],
+) -> Result<Found, Error> {
     directory.repair()?;
     let db = open_sled(directory, cache_bytes)?;
     watchdog.follow(&db);

@@ -22,5 +22,6 @@ mod membership;
 mod partitions;
 mod proxy;
 mod quiet;
+mod rejoin;
 mod restored;
 mod storm;

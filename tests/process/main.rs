@@ -26,6 +26,7 @@ mod kill;
 mod limits;
 mod load;
 mod random;
+mod rejoin;
 mod shim;
 mod slow;
 mod stop;
