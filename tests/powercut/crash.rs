@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::rng::{Rng, mix};
-use crate::trace::{Event, Trace};
+use crate::trace::{Event, Trace, exchanged};
 
 const SECTOR: usize = 512;
 const SECTORS_PER_BLOCK: usize = 8;
@@ -49,6 +49,8 @@ pub enum Control {
     NameSync,
     /// Nobody removes an unfinished snapshot.
     CleanUp,
+    /// The syncs of the store that a compaction makes do not count.
+    Fresh,
     /// A commit writes no rows for keys that it changes without an event.
     Repair,
 }
@@ -58,6 +60,7 @@ enum Step {
     Rmdir(String),
     Create(String, usize),
     Rename(String, String),
+    Exchange(String, String),
     Unlink(String),
     Other,
 }
@@ -234,6 +237,14 @@ impl Reader {
                 }
                 Step::Rename(from, to)
             }
+            Event::Exchange(one, other) => {
+                self.name_changed(&one, at);
+                self.name_changed(&other, at);
+                let moved = |path: &String| exchanged(path, &one, &other);
+                self.names = self.names.iter().map(|(path, file)| (moved(path), *file)).collect();
+                self.dirs = self.dirs.iter().map(|(path, at)| (moved(path), *at)).collect();
+                Step::Exchange(one, other)
+            }
             Event::Truncate(path, length) => {
                 let file = self.names[&path];
                 self.sizes[file] = length;
@@ -256,6 +267,7 @@ impl Reader {
                 let counts = match control {
                     Control::DataSync => path != "store/db" || !data_only,
                     Control::NameSync => file.is_some() && path != "store/conf",
+                    Control::Fresh => !path.starts_with("store.new"),
                     Control::None | Control::CleanUp | Control::Repair => true,
                 };
                 if counts {
@@ -320,6 +332,11 @@ impl<'a> Builder<'a> {
                     if let Some(file) = names.remove(from) {
                         names.insert(to.clone(), file);
                     }
+                }
+                Step::Exchange(one, other) => {
+                    names =
+                        names.into_iter().map(|(path, file)| (exchanged(&path, one, other), file)).collect();
+                    dirs = dirs.into_iter().map(|path| exchanged(&path, one, other)).collect();
                 }
                 Step::Other => {}
             }

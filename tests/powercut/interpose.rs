@@ -11,14 +11,14 @@
 )]
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use libc::{mode_t, off64_t, size_t, ssize_t};
 
-use crate::trace::{Event, encode};
+use crate::trace::{Event, encode, exchanged};
 
 static RECORDER: Mutex<Option<Recorder>> = Mutex::new(None);
 static RECORDING: AtomicBool = AtomicBool::new(false);
@@ -297,6 +297,35 @@ unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
                 recorder.names.insert(new.clone(), node);
             }
             recorder.put(&Event::Rename(old, new), &[]);
+        }
+        Some(done)
+    });
+    traced.flatten().unwrap_or_else(call)
+}
+
+/// The vault lets two directories change places, and nobody else calls it.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn renameat2(
+    from_dir: c_int,
+    from: *const c_char,
+    to_dir: c_int,
+    to: *const c_char,
+    flags: c_uint,
+) -> c_int {
+    let call = || unsafe { libc::syscall(libc::SYS_renameat2, from_dir, from, to_dir, to, flags) } as c_int;
+    let traced = recording(|recorder| {
+        let (one, other) = (recorder.below(from_dir, from)?, recorder.below(to_dir, to)?);
+        let done = call();
+        if done == 0 {
+            let names = std::mem::take(&mut recorder.names).into_iter();
+            recorder.names = names.map(|(path, node)| (exchanged(&path, &one, &other), node)).collect();
+            for (path, _) in &mut recorder.nodes {
+                *path = path.take().map(|path| exchanged(&path, &one, &other));
+            }
+            recorder.put(&Event::Exchange(one, other), &[]);
         }
         Some(done)
     });

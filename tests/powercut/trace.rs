@@ -25,6 +25,8 @@ pub enum Event {
     Unlink(String),
     /// A file got another name, and took the place of what was there.
     Rename(String, String),
+    /// Two directories changed places.
+    Exchange(String, String),
     /// A file was cut or grown to this length.
     Truncate(String, u64),
     /// Bytes were written at this offset; they follow the record.
@@ -108,6 +110,16 @@ impl Trace {
             records.push(Record { event, data });
         }
         Trace { records, bytes }
+    }
+}
+
+/// Where what was here is when these two directories have changed places.
+pub fn exchanged(path: &str, one: &str, other: &str) -> String {
+    let below = |dir: &str| path.strip_prefix(dir).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    match (below(one), below(other)) {
+        (Some(rest), _) => format!("{other}{rest}"),
+        (_, Some(rest)) => format!("{one}{rest}"),
+        _ => path.to_owned(),
     }
 }
 

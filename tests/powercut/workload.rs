@@ -39,12 +39,14 @@ pub struct Shape {
     deletes_percent: u64,
     ttl_percent: u64,
     siblings_percent: u64,
+    /// Does every life but the first begin with a compaction?
+    compacts: bool,
     /// How much of a key a client has seen whose write leaves siblings.
     seen_percent: u64,
 }
 
-/// All shapes: single commits, commits over several segments, chunks, reuse of segments, everything with kills, and
-/// keys with so many siblings that they leave the leaf.
+/// All shapes: single commits, commits over several segments, chunks, reuse of segments, everything with kills, keys
+/// with so many siblings that they leave the leaf, and compactions.
 pub const SHAPES: &[Shape] = &[
     Shape {
         name: "single",
@@ -58,6 +60,7 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 20,
         ttl_percent: 10,
         siblings_percent: 5,
+        compacts: false,
         seen_percent: 50,
     },
     Shape {
@@ -72,6 +75,7 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 15,
         ttl_percent: 5,
         siblings_percent: 0,
+        compacts: false,
         seen_percent: 50,
     },
     Shape {
@@ -86,6 +90,7 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 20,
         ttl_percent: 5,
         siblings_percent: 5,
+        compacts: false,
         seen_percent: 50,
     },
     Shape {
@@ -100,6 +105,7 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 10,
         ttl_percent: 0,
         siblings_percent: 0,
+        compacts: false,
         seen_percent: 50,
     },
     Shape {
@@ -114,6 +120,7 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 15,
         ttl_percent: 20,
         siblings_percent: 25,
+        compacts: false,
         seen_percent: 50,
     },
     Shape {
@@ -128,7 +135,23 @@ pub const SHAPES: &[Shape] = &[
         deletes_percent: 15,
         ttl_percent: 10,
         siblings_percent: 95,
+        compacts: false,
         seen_percent: 8,
+    },
+    Shape {
+        name: "compact",
+        keys: 32,
+        lanes: &[16, 4],
+        writes: 300,
+        phases: 3,
+        lives: 4,
+        kills: false,
+        bytes: (2_000, 60_000),
+        deletes_percent: 10,
+        ttl_percent: 0,
+        siblings_percent: 10,
+        compacts: true,
+        seen_percent: 50,
     },
 ];
 
@@ -239,6 +262,10 @@ pub fn live(dir: &Path, shape: &Shape, seed: u64, life: u64) {
     let killed = shape.kills && life.is_multiple_of(2) && life + 1 < shape.lives;
     set_clock((life + 1) * 1_000_000, 0);
     interpose::note(&Event::Life);
+    if shape.compacts && life > 0 {
+        let done = dynarust::storage::compact(dir, &mut |_, _, _| {}).expect("a store that can be compacted");
+        assert!(done.after_bytes < done.before_bytes, "nothing was saved, and no stores changed places");
+    }
     let store = open(dir).expect("a store that was not cut off opens");
     interpose::note(&Event::Opened { me: store.me().0, seq: newest(&store) });
     for key in 0..shape.keys {
