@@ -213,6 +213,9 @@ pub enum What {
     Conflicts,
     /// Everything that must fit together; exit code 0: it does, 1: findings, 2: it can't be looked at
     Verify,
+    /// What can still be read of a directory that does not open, into a file; exit code 0: all of it, 1: something was skipped,
+    /// 2: nothing can be read
+    Salvage(Salvage),
 }
 
 /// Flags of `inspect keys`.
@@ -227,6 +230,14 @@ pub struct Keys {
     /// With version, time, size, siblings and expiry
     #[arg(long)]
     pub long: bool,
+}
+
+/// Flags of `inspect salvage`.
+#[derive(Args, Debug)]
+pub struct Salvage {
+    /// The file that is made: a line of JSON for each key; what exists already is never overwritten
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// Flags of `inspect get`.

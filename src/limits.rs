@@ -398,3 +398,13 @@ pub const BACKUP_SILENCE_MS: u64 = 60_000;
 /// How long what happens is kept for a backup that is being read, in ms: longer than one takes, and bounded, since what deletes
 /// leave behind is kept as well.
 pub const GUEST_STAYS_MS: u64 = 3_600_000;
+
+/// Bytes of values that a salvage checks in nodes that do not hold, to find where the next value begins behind a damaged place:
+/// some seconds of work.
+pub const SALVAGE_HUNT_BYTES: u64 = 4 << 30;
+
+/// Tries to put the copies of a large value's pieces together, where some of them may be damaged.
+pub const SALVAGE_TRIES_MAX: usize = 256;
+
+/// Bad places, keys and the like that a salvage names one by one; more are counted.
+pub const SALVAGE_SHOWN_MAX: usize = 100;

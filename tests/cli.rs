@@ -15,6 +15,8 @@ mod inspect;
 mod proxy;
 #[path = "cli/running.rs"]
 mod running;
+#[path = "cli/salvage.rs"]
+mod salvage;
 #[path = "support/mod.rs"]
 mod support;
 #[path = "cli/transfer.rs"]

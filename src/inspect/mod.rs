@@ -4,6 +4,7 @@
 //! leaves nothing out but in summaries. It starts no task and knows neither peers nor clients.
 
 mod lists;
+mod salvage;
 pub mod shown;
 mod summary;
 mod verify;
@@ -58,6 +59,11 @@ pub fn run(flags: &Inspect, now_ms: u64, name: u64) -> Result<u8, Error> {
     match shown {
         // Who reads the first lines only has seen enough.
         Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Stopped as u8),
+        // Nothing can be read, or nothing may be.
+        Err(Error::Store(error)) if matches!(flags.what, What::Salvage(_)) => {
+            writeln!(io::stderr(), "error: {error}")?;
+            Ok(2)
+        }
         // Of what does not open, `verify` has found that.
         Err(Error::Store(error)) if matches!(flags.what, What::Verify) => {
             let code = if matches!(error, storage::Error::Damaged(_)) { 1 } else { 2 };
@@ -69,18 +75,22 @@ pub fn run(flags: &Inspect, now_ms: u64, name: u64) -> Result<u8, Error> {
 }
 
 fn show(flags: &Inspect, (now_ms, name): (u64, u64), to: &mut dyn Write) -> Result<u8, Error> {
-    let work_dir = flags.work_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mut told = Told::new("copying");
-    let store = Offline::open(&flags.dir, (&work_dir, name), &mut |done, of| told.copied(done, of))?;
+    let open = || {
+        let work_dir = flags.work_dir.clone().unwrap_or_else(std::env::temp_dir);
+        let mut told = Told::new("copying");
+        Offline::open(&flags.dir, (&work_dir, name), &mut |done, of| told.copied(done, of))
+    };
     let mut out = Out { to, json: flags.json, now_ms };
     match &flags.what {
-        What::Summary => summary::show(&store, &mut out)?,
-        What::Keys(keys) => lists::keys(&store, keys, &mut out)?,
-        What::Get(get) => lists::get(&store, get, &mut out)?,
-        What::Changes(changes) => lists::changes(&store, changes, &mut out)?,
-        What::Members => lists::members(&store, &mut out)?,
-        What::Conflicts => lists::conflicts(&store, &mut out)?,
-        What::Verify => return verify::show(&store, &mut out),
+        What::Summary => summary::show(&open()?, &mut out)?,
+        What::Keys(keys) => lists::keys(&open()?, keys, &mut out)?,
+        What::Get(get) => lists::get(&open()?, get, &mut out)?,
+        What::Changes(changes) => lists::changes(&open()?, changes, &mut out)?,
+        What::Members => lists::members(&open()?, &mut out)?,
+        What::Conflicts => lists::conflicts(&open()?, &mut out)?,
+        What::Verify => return verify::show(&open()?, &mut out),
+        // Of a directory that sled does not open, and no copy would make it do so.
+        What::Salvage(flags_of_it) => return salvage::run(&flags.dir, flags_of_it, &mut out),
     }
     Ok(Exit::Stopped as u8)
 }

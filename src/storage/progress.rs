@@ -84,6 +84,6 @@ fn failed(e: std::io::Error) -> Error {
 }
 
 /// How many events a vector covers: it grows with every commit, whoever made the events.
-fn events_of(vv: &VersionVector) -> u64 {
+pub fn events_of(vv: &VersionVector) -> u64 {
     vv.iter().fold(0, |sum, dot| sum.wrapping_add(dot.seq))
 }

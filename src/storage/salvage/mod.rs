@@ -1,0 +1,321 @@
+//! What can still be read of a directory, whatever is damaged in it. It never opens it with sled, and changes not a byte of it.
+//!
+//! 1. `sledlog/` finds every message that holds in `store/db`, and every bad place;
+//! 2. `gather.rs` keeps of each key where it was last spoken of;
+//! 3. `structure.rs` settles what only the tree's shape tells, and names links whose page is lost;
+//! 4. `doubt.rs` proves by the counts and the digest of the last commit that nothing is missing, or else says of which keys
+//!    something newer may have stood in a bad place.
+//!
+//! Memory grows with the number of keys and pages, never with values: those stay in the file until they are asked for.
+
+mod cover;
+mod doubt;
+mod gather;
+mod structure;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::codec::{self, Summary};
+use super::error::Error;
+use super::sledlog::{BadPlace, Segments};
+use super::trees::{change_key, read_row};
+use super::{directory, offline, progress};
+use crate::limits::{CHUNK_BYTES, SALVAGE_TRIES_MAX, SEGMENT_BYTES, VALUE_BYTES_MAX};
+use crate::replica::{Dot, Entry, Kind, Totals, Value, Version};
+use doubt::Doubt;
+use gather::{Gather, Place};
+
+/// What was found in a directory.
+pub struct Salvage {
+    file: File,
+    /// How much of it was read.
+    pub read: Read,
+    /// Where there is something else than what should be there.
+    pub bad: Vec<BadPlace>,
+    /// Does what was found come to what the last commit counted?
+    pub proven: bool,
+    found: Gather,
+    summary: Option<Summary>,
+    doubt: Doubt,
+}
+
+/// How much was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Read {
+    /// Bytes of the log file.
+    pub bytes: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: usize,
+    /// Segments that the file has,
+    pub segments: u64,
+    /// those of them in which something can be read,
+    pub readable: usize,
+    /// and those in which there are only zeros.
+    pub blank: usize,
+    /// Records that hold, each as often as it is in the log.
+    pub records: u64,
+}
+
+/// Is what was found of a key the newest there was?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// Something newer is known of, and lost.
+    Certain,
+    /// Something newer may have stood in a bad place.
+    Possible,
+}
+
+/// A value of which some bytes are missing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Incomplete {
+    /// Pieces that are missing or damaged, counted from 0; empty: all are there, and do not make up the value.
+    pub missing: Vec<u32>,
+    /// Of so many.
+    pub pieces: u32,
+}
+
+impl Salvage {
+    /// Reads the log in a directory; `told` hears how many bytes of it are done, and of how many. Refused when a process uses the
+    /// directory, or no log is there.
+    pub fn of(dir: &Path, told: &mut dyn FnMut(u64, u64)) -> Result<Salvage, Error> {
+        // Held, so that no node starts on it meanwhile.
+        let _lock = offline::unused(dir)?;
+        let path = log_file(dir)?;
+        let failed = |e: std::io::Error| Error::of_files("read", &path, &e);
+        let file = File::open(&path).map_err(failed)?;
+        let manifest = directory::read_manifest(dir).ok().flatten();
+        let segment_bytes = manifest.map_or(SEGMENT_BYTES, |manifest| manifest.segment_bytes);
+        let segments = Segments::of(&file, segment_bytes).map_err(failed)?;
+        let (mut found, mut done) = (Gather::default(), 0);
+        let bad = segments.each(
+            || {
+                told(done, segments.bytes());
+                done += segment_bytes as u64;
+            },
+            |message| found.take(&message),
+        );
+        let read = Read {
+            bytes: segments.bytes(),
+            segment_bytes,
+            segments: segments.count(),
+            readable: segments.readable(),
+            blank: segments.blank.len(),
+            records: found.records,
+        };
+        if found.records == 0 {
+            return Err(Error::Damaged(format!("no record can be read in {}", path.display())));
+        }
+        let shape = structure::settle(&mut found, &file);
+        let summary = found.summary.as_ref().and_then(|last| codec::decode_summary(&last.bytes).ok());
+        let mut salvage = Salvage { file, read, bad, proven: false, found, summary, doubt: Doubt::default() };
+        salvage.prove(progress::read(dir), &shape);
+        Ok(salvage)
+    }
+
+    /// Does what was found come to the counts of the last commit? What does not is put into doubt.
+    fn prove(&mut self, witness: Option<u64>, shape: &structure::Shape) {
+        let mut totals = Totals::default();
+        for kind in [Kind::Data, Kind::Membership] {
+            for (key, place) in self.by_place(kind) {
+                if let Some(entry) = self.entry(key, place) {
+                    totals.add(kind, key, entry.dots());
+                }
+            }
+        }
+        let expected = self.summary.as_ref().map(|summary| self.corrected(summary));
+        let behind = self.summary.as_ref().zip(witness);
+        let lost_tail = behind.is_some_and(|(summary, events)| progress::events_of(&summary.vv) < events);
+        let equal = expected == Some(totals);
+        let proven_through = match &self.found.summary {
+            Some(summary) if equal => summary.lsn,
+            _ => 0,
+        };
+        self.doubt = Doubt::of(&self.found, &self.bad, shape, proven_through);
+        let unlocated = !equal && (self.bad.is_empty() || self.read.blank > 0);
+        if lost_tail || unlocated {
+            self.doubt.everything();
+        }
+        self.proven = equal && self.doubt.is_none();
+    }
+
+    /// What the last commit counted, and what a unit made of it that was cut off: as at a start.
+    fn corrected(&self, summary: &Summary) -> Totals {
+        let mut totals = summary.totals;
+        if summary.counted {
+            return totals;
+        }
+        let mut told = BTreeSet::new();
+        let mut names: Vec<&Vec<u8>> = self.found.changes.names().collect();
+        names.sort_unstable();
+        for name in names {
+            let newest = self.found.changes.newest(name).and_then(|(_, place)| self.bytes(place));
+            let Some(row) = newest.and_then(|bytes| read_row(name, &bytes).ok()) else { continue };
+            let complete = match row.first.origin {
+                codec::REPAIR => row.first.seq <= summary.repairs,
+                _ => summary.vv.covers(row.first),
+            };
+            for event in row.events.into_iter().filter(|_| !complete) {
+                let Some(before) = event.before else { continue };
+                if told.insert((event.kind, event.key.clone())) {
+                    totals.remove(event.kind, &event.key, before.into_iter());
+                    let tree = self.tree(event.kind);
+                    let entry = tree.newest(&event.key).and_then(|(_, place)| self.entry(&event.key, place));
+                    totals.add(event.kind, &event.key, entry.unwrap_or_default().dots());
+                }
+            }
+        }
+        totals
+    }
+
+    /// The summary of the last commit that was found.
+    pub fn summary(&self) -> Option<&Summary> {
+        self.summary.as_ref()
+    }
+
+    /// Every entry of a kind that is still there, by key, and whether it may be an old one.
+    pub fn entries<E>(
+        &self,
+        kind: Kind,
+        mut each: impl FnMut(&[u8], Entry, Option<Stale>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let tree = self.tree(kind);
+        let mut names: Vec<&Vec<u8>> = tree.names().collect();
+        names.sort_unstable();
+        for key in names {
+            let Some((lsn, place)) = tree.newest(key) else { continue };
+            let Some(entry) = self.entry(key, place) else { continue };
+            let stale = self.stale((kind, key), lsn, &entry);
+            each(key, entry, stale)?;
+        }
+        Ok(())
+    }
+
+    /// Keys of which nothing is left but the name, as far as they may still have been there.
+    pub fn names_only(&self) -> BTreeSet<&[u8]> {
+        let mut names = BTreeSet::new();
+        if self.proven {
+            return names;
+        }
+        let data = &self.found.data;
+        for (key, lsn) in &self.found.unread {
+            if data.newest(key).is_none() && *lsn > data.absent(key) {
+                names.insert(key.as_slice());
+            }
+        }
+        for ((kind, key), events) in &self.found.named {
+            let absent = data.absent(key);
+            let after = events.iter().any(|event| event.lsn > absent || absent == 0);
+            if *kind == Kind::Data && after && data.newest(key).is_none() && self.doubt.of_key(key, absent) {
+                names.insert(key.as_slice());
+            }
+        }
+        names
+    }
+
+    fn stale(&self, (kind, key): (Kind, &[u8]), lsn: u64, entry: &Entry) -> Option<Stale> {
+        if self.proven {
+            return None;
+        }
+        let committed = |dot: Dot| self.summary.as_ref().is_some_and(|summary| summary.vv.covers(dot));
+        let named = self.found.named.get(&(kind, key.to_vec()));
+        let newer = named.into_iter().flatten().any(|event| {
+            // What everybody has seen of a key is not remembered, so a seq that is not there at all says nothing.
+            let seen = entry.context().get(event.dot.origin);
+            committed(event.dot) && (event.lsn > lsn || (0 < seen && seen < event.dot.seq))
+        });
+        let unread = kind == Kind::Data && self.found.unread.get(key).is_some_and(|at| *at > lsn);
+        match (newer || unread, self.doubt.of_key(key, lsn)) {
+            (true, _) => Some(Stale::Certain),
+            (false, true) => Some(Stale::Possible),
+            (false, false) => None,
+        }
+    }
+
+    fn tree(&self, kind: Kind) -> &gather::Tree {
+        match kind {
+            Kind::Data => &self.found.data,
+            Kind::Membership => &self.found.membership,
+        }
+    }
+
+    /// Every key that has an entry, in the order in which the entries stand in the file.
+    fn by_place(&self, kind: Kind) -> Vec<(&[u8], Place)> {
+        let tree = self.tree(kind);
+        let there = tree.names().filter_map(|key| Some((key.as_slice(), tree.newest(key)?.1)));
+        let mut places: Vec<(&[u8], Place)> = there.collect();
+        places.sort_unstable_by_key(|(_, place)| *place);
+        places
+    }
+
+    fn bytes(&self, place: Place) -> Option<Vec<u8>> {
+        read_place(&self.file, place)
+    }
+
+    fn entry(&self, key: &[u8], place: Place) -> Option<Entry> {
+        codec::decode_entry(key, &self.bytes(place)?).ok()
+    }
+
+    /// A version's text.
+    pub fn text(&self, version: &Version) -> Result<Vec<u8>, Incomplete> {
+        let (bytes, checksum) = match &version.value {
+            Value::Inline(text) => return Ok(text.clone()),
+            Value::Chunked { bytes, checksum } => ((*bytes as usize).min(VALUE_BYTES_MAX), *checksum),
+        };
+        let pieces = bytes.div_ceil(CHUNK_BYTES) as u32;
+        let length = |index: u32| (bytes - index as usize * CHUNK_BYTES).min(CHUNK_BYTES);
+        let copies: Vec<Vec<Vec<u8>>> =
+            (0..pieces).map(|index| self.copies(version.dot, index, length(index))).collect();
+        let missing: Vec<u32> = (0..pieces).filter(|index| copies[*index as usize].is_empty()).collect();
+        if missing.is_empty() {
+            let combinations = copies.iter().fold(1usize, |all, some| all.saturating_mul(some.len()));
+            for mut choice in 0..combinations.min(SALVAGE_TRIES_MAX) {
+                let mut text = Vec::with_capacity(bytes);
+                for some in &copies {
+                    text.extend_from_slice(&some[choice % some.len()]);
+                    choice /= some.len();
+                }
+                if xxh3_64(&text) == checksum {
+                    return Ok(text);
+                }
+            }
+        }
+        Err(Incomplete { missing, pieces })
+    }
+
+    /// The different copies of a piece that have the right length.
+    fn copies(&self, dot: Dot, index: u32, length: usize) -> Vec<Vec<u8>> {
+        let mut copies: Vec<Vec<u8>> = Vec::new();
+        let known = self.found.pieces.get(&(dot, index)).into_iter().flatten();
+        let key = [&change_key(dot)[..], &index.to_be_bytes()].concat();
+        // A link without its page has only the end of the name.
+        let nameless = self.found.orphans.iter().filter(|orphan| key.ends_with(&orphan.rest));
+        let places = known.copied().chain(nameless.filter_map(|orphan| orphan.place));
+        for place in places.filter(|place| place.bytes as usize == length) {
+            copies.extend(self.bytes(place).filter(|copy| !copies.contains(copy)));
+        }
+        copies
+    }
+}
+
+fn read_place(file: &File, place: Place) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; place.bytes as usize];
+    file.read_exact_at(&mut bytes, place.at).ok()?;
+    Some(bytes)
+}
+
+/// The log of a data directory, or of what is left of one.
+fn log_file(dir: &Path) -> Result<PathBuf, Error> {
+    let places = [dir.join("store/db"), dir.join("db")];
+    let found = places.into_iter().find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let shown = dir.display();
+        Error::Damaged(format!(
+            "there is no log in {shown}, neither as store/db nor as db: nothing can be read"
+        ))
+    })
+}

@@ -1,0 +1,185 @@
+//! Salvaging the directory of a stopped node: of a sound one everything, of what is left of one what is there, and not a byte
+//! of it changes. What damage does, the campaign in `tests/salvage/` tells.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value as Json, json};
+
+use crate::support::{Client, Node};
+use crate::{Ended, contents, dynarust, end, temporary};
+
+fn salvage(dir: &Path, out: &Path) -> Command {
+    let mut command = dynarust(&["inspect"]);
+    command.arg(dir).args(["salvage", "--json", "--out"]).arg(out);
+    command
+}
+
+/// The lines of its file, and its summary; it must end with this code.
+fn salvaged(dir: &Path, code: i32) -> (Vec<Json>, Json) {
+    let scratch = temporary();
+    let out = scratch.path().join("out.ndjson");
+    let Ended { code: ended, stdout, stderr } = end(salvage(dir, &out));
+    assert_eq!((ended, stderr.as_str()), (Some(code), ""), "{stdout}");
+    let text = fs::read_to_string(&out).expect("the file");
+    let lines = text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 1, "nothing else is left there");
+    (lines, serde_json::from_str(&stdout).expect("one object"))
+}
+
+/// What `inspect` shows of all keys, as a salvage writes it.
+fn inspected(dir: &Path) -> Vec<Json> {
+    let shown = |args: &[&str]| {
+        let mut command = dynarust(&["inspect"]);
+        command.arg(dir).args(args).arg("--json");
+        let output = command.output().expect("it starts");
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Json>>()
+    };
+    let keys = shown(&["keys"]);
+    let conflicts = shown(&["conflicts"]);
+    let line = |key: &Json| {
+        let mut line = json!({"key": key["key"], "version": key["version"], "updated_at": key["updated_at"]});
+        if !key["expires_at"].is_null() {
+            line["expires_at"] = key["expires_at"].clone();
+        }
+        let others = conflicts.iter().find(|other| other["key"] == key["key"]);
+        assert_eq!(key["siblings"], others.map_or(0, |_| 1), "{key}");
+        if let Some(others) = others {
+            let other = &others["siblings"][1];
+            line["conflicts"] = json!([
+                {"value": other["value"], "version": other["version"], "updated_at": other["updated_at"]}
+            ]);
+        }
+        line
+    };
+    keys.iter().map(line).collect()
+}
+
+/// Keys of every shape, of which the store must tell those of members, of rows and of pieces.
+fn name(n: usize) -> String {
+    match n % 5 {
+        0 => format!("app/{n:06}"),
+        1 => format!("{n:08}"),
+        2 => format!("sixteen/{n:08}"),
+        3 => format!("twenty/{n:013}"),
+        _ => format!("größe/{n}"),
+    }
+}
+
+/// Some writes of every sort; what was written last under each key that is left.
+fn write(client: &mut Client, keys: usize, seed: usize, truth: &mut [Option<Json>]) {
+    for step in 0..keys {
+        let n = (step * 7 + seed * 13) % keys;
+        let path = format!("/key/{}", name(n).replace('ö', "%C3%B6").replace('ß', "%C3%9F"));
+        if (step + seed).is_multiple_of(9) {
+            let answer = client.request("DELETE", &path, &[], b"").expect("an answer");
+            assert!(matches!(answer.status, 200 | 404), "{}", answer.text());
+            truth[n] = None;
+            continue;
+        }
+        let bytes = if step.is_multiple_of(61) { 5_000 + step * 37 } else { step % 500 };
+        let value = json!({"n": n, "seed": seed, "text": "x".repeat(bytes)});
+        let body = match step % 11 {
+            0 => json!({"value": value, "ttl_seconds": 3_600}),
+            _ => json!({"value": value}),
+        };
+        let answer = client.request("PUT", &path, &[], body.to_string().as_bytes()).expect("an answer");
+        assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        truth[n] = Some(value);
+    }
+}
+
+#[test]
+fn of_a_sound_directory_everything_comes_back() {
+    let dir = temporary();
+    let mut truth = vec![None; 2_500];
+    for life in 0..4 {
+        let node = Node::start(dir.path(), &[]);
+        let mut client = Client::new(node.address);
+        let keys = truth.len();
+        write(&mut client, keys, life, &mut truth);
+        let first = node.request("PUT", "/key/both", "{\"value\": \"left\"}").json();
+        let seen = [("Causality-Token", first["version"].as_str().expect("a version"))];
+        node.request("PUT", "/key/both", "{\"value\": \"over it\"}");
+        node.request_with("PUT", "/key/both", &seen, b"{\"value\": [1.10,\n 2]}");
+        if life.is_multiple_of(2) {
+            node.kill();
+        } else {
+            assert_eq!(node.stop().code(), Some(0));
+        }
+        let before = contents(dir.path());
+        let (mut lines, summary) = salvaged(dir.path(), 0);
+        assert!(contents(dir.path()) == before, "it changed something");
+        assert_eq!(
+            (&summary["proven"], &summary["bad_places"]["count"]),
+            (&json!(true), &json!(0)),
+            "{summary}"
+        );
+        let known: std::collections::HashMap<String, &Json> =
+            truth.iter().enumerate().filter_map(|(n, value)| Some((name(n), value.as_ref()?))).collect();
+        assert_eq!(lines.len(), known.len() + 1);
+        for line in &mut lines {
+            let key = line["key"].as_str().expect("a key").to_owned();
+            let value = line.as_object_mut().expect("an object").remove("value").expect("a value");
+            assert!(key == "both" || known.get(&key).is_some_and(|known| **known == value), "{key}: {value}");
+        }
+        let expected = inspected(dir.path());
+        assert!(lines == expected, "not what inspect shows");
+    }
+}
+
+#[test]
+fn a_value_stays_as_it_was_written_and_on_one_line() {
+    let (dir, scratch) = (temporary(), temporary());
+    let node = Node::start(dir.path(), &[]);
+    assert_eq!(node.request("PUT", "/key/k", "{\"value\": [1.10,\r\n\t1e400, \"a\\nb\"]}").status, 201);
+    assert_eq!(node.stop().code(), Some(0));
+    let out = scratch.path().join("out");
+    assert_eq!(end(salvage(dir.path(), &out)).code, Some(0));
+    let text = fs::read_to_string(out).expect("the file");
+    assert_eq!(text.lines().count(), 1);
+    assert!(text.starts_with("{\"key\":\"k\",\"value\":[1.10,  \t1e400, \"a\\nb\"],\"version\":"), "{text}");
+}
+
+#[test]
+fn the_log_alone_is_enough() {
+    let (dir, left) = (temporary(), temporary());
+    let node = Node::start(dir.path(), &[]);
+    for n in 0..40 {
+        assert_eq!(node.request("PUT", &format!("/key/k{n}"), "{\"value\": 1}").status, 201);
+    }
+    assert_eq!(node.stop().code(), Some(0));
+    fs::copy(dir.path().join("store/db"), left.path().join("db")).expect("a copy");
+    let (lines, summary) = salvaged(left.path(), 0);
+    assert_eq!((lines.len(), &summary["proven"]), (40, &json!(true)));
+    assert_eq!(summary["members"].as_object().expect("members").len(), 1);
+}
+
+#[test]
+fn what_can_not_be_done_is_said_and_leaves_nothing_behind() {
+    let (dir, scratch) = (temporary(), temporary());
+    let out = scratch.path().join("out");
+    let refused = |dir: &Path, out: &Path, words: &[&str]| {
+        let Ended { code, stderr, .. } = end(salvage(dir, out));
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
+        assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
+    };
+    refused(dir.path(), &out, &["nothing can be read"]);
+    fs::write(dir.path().join("db"), vec![7; 100_000]).expect("a file");
+    refused(dir.path(), &out, &["no record can be read"]);
+    fs::remove_file(dir.path().join("db")).expect("it is there");
+    let node = Node::start(dir.path(), &[]);
+    let pid = node.child.id().to_string();
+    assert_eq!(node.request("PUT", "/key/k", "{\"value\": 1}").status, 201);
+    refused(dir.path(), &out, &["in use by process", &pid]);
+    assert_eq!(node.stop().code(), Some(0));
+    refused(dir.path(), &dir.path().join("out"), &["in the directory that is salvaged"]);
+    assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 0, "something was left behind");
+    fs::write(&out, "years of work").expect("a file");
+    refused(dir.path(), &out, &["exists already"]);
+    assert_eq!(fs::read(&out).expect("it is there"), b"years of work");
+}
