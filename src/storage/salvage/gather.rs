@@ -9,20 +9,16 @@
 //! is not enough (no items, or a key that may be a member's id), it stays undecided until the structure is known.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
 
-use super::cover::Cover;
-use crate::limits::{CHUNK_BYTES, ENTRY_BYTES_MAX, SALVAGE_HUNT_BYTES, SEQ_MAX};
-use crate::replica::{Dot, Kind, NodeId};
+use super::keys::{Place, Stated, Tree};
+use super::read_place;
+use crate::limits::{ENTRY_BYTES_MAX, SALVAGE_HUNT_BYTES, SEQ_MAX};
+use crate::replica::{Dot, Entry, Kind, NodeId};
 use crate::storage::codec::{self, REPAIR};
 use crate::storage::sledlog::{self, Data, Link, Message, Node};
 use crate::storage::trees::{meta, read_change_key, read_expiry_key, read_row};
-
-/// Where a value's bytes are in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    pub at: u64,
-    pub bytes: u32,
-}
 
 /// What a page holds, as its items tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,70 +48,6 @@ impl Holds {
     }
 }
 
-/// The last that is known of each key of a tree.
-#[derive(Default)]
-pub struct Tree {
-    stated: HashMap<Vec<u8>, (u64, Place)>,
-    gone: HashMap<Vec<u8>, u64>,
-    cover: Cover,
-}
-
-impl Tree {
-    /// At this place of the log the key has this value.
-    pub fn state(&mut self, key: &[u8], lsn: u64, place: Place) {
-        match self.stated.get_mut(key) {
-            Some(newest) => {
-                if newest.0 <= lsn {
-                    *newest = (lsn, place);
-                }
-            }
-            None => drop(self.stated.insert(key.to_vec(), (lsn, place))),
-        }
-    }
-
-    /// At this place of the log the key goes.
-    pub fn remove(&mut self, key: Vec<u8>, lsn: u64) {
-        let last = self.gone.entry(key).or_default();
-        *last = lsn.max(*last);
-    }
-
-    /// At this place of the log all keys of a range were listed.
-    pub fn list(&mut self, lo: &[u8], hi: &[u8], lsn: u64) {
-        self.cover.raise(lo, hi, lsn);
-    }
-
-    /// When the key was last said not to be there, if it was not there.
-    pub fn absent(&self, key: &[u8]) -> u64 {
-        self.gone.get(key).copied().unwrap_or(0).max(self.cover.last(key))
-    }
-
-    /// The newest value of the key and its LSN, unless it went after that.
-    pub fn newest(&self, key: &[u8]) -> Option<(u64, Place)> {
-        self.stated.get(key).copied().filter(|(lsn, _)| *lsn >= self.absent(key))
-    }
-
-    /// Takes in what was said of keys that turn out to be this tree's.
-    pub fn absorb(&mut self, other: Tree) {
-        for (key, (lsn, place)) in other.stated {
-            self.state(&key, lsn, place);
-        }
-        for (key, lsn) in other.gone {
-            self.remove(key, lsn);
-        }
-        self.cover.join(&other.cover);
-    }
-
-    /// Every value that was found: its key, when it was written, and where it is.
-    pub fn entries(&self) -> impl Iterator<Item = (&[u8], u64, Place)> {
-        self.stated.iter().map(|(key, (lsn, place))| (key.as_slice(), *lsn, *place))
-    }
-
-    /// Every key of which a value was found, its newest one there or not.
-    pub fn names(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.stated.keys()
-    }
-}
-
 /// What is known of a leaf: its newest node, and the widest range that it had.
 pub struct Leaf {
     lsn: u64,
@@ -133,6 +65,17 @@ pub struct Inner {
     lsn: u64,
     pub children: Vec<(Vec<u8>, u64)>,
     pub hi: Vec<u8>,
+}
+
+/// How sure it is that bytes are the piece that they are taken for: only the whole value proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sure {
+    /// They stand under their name.
+    Named,
+    /// They were written under a name whose begin is that of the newest node which is left.
+    Likely,
+    /// The check of what they stand in does not hold.
+    Torn,
 }
 
 /// A link without the node that says how its key begins.
@@ -163,13 +106,14 @@ pub struct Summarised {
 }
 
 /// Everything that was taken in.
-#[derive(Default)]
 pub struct Gather {
+    file: Arc<File>,
+    segment_bytes: u64,
     pub data: Tree,
     pub membership: Tree,
     pub changes: Tree,
-    /// Where copies of each piece of a large value are.
-    pub pieces: HashMap<(Dot, u32), Vec<Place>>,
+    /// Where copies of each piece of a large value are, the surest first.
+    pub pieces: HashMap<(Dot, u32), Vec<(Sure, Place)>>,
     pub leaves: HashMap<u64, Leaf>,
     pub inner: HashMap<u64, Inner>,
     /// Pages that were given back: when, and the range that they had.
@@ -189,6 +133,29 @@ pub struct Gather {
 }
 
 impl Gather {
+    /// Nothing yet, of this file with segments of this size.
+    pub fn new(file: Arc<File>, segment_bytes: usize) -> Gather {
+        Gather {
+            file,
+            segment_bytes: segment_bytes as u64,
+            data: Tree::default(),
+            membership: Tree::default(),
+            changes: Tree::default(),
+            pieces: HashMap::new(),
+            leaves: HashMap::new(),
+            inner: HashMap::new(),
+            freed: Vec::new(),
+            roots: (0, Vec::new()),
+            undecided: HashMap::new(),
+            orphans: Vec::new(),
+            named: HashMap::new(),
+            unread: HashMap::new(),
+            summary: None,
+            records: 0,
+            hunted: 0,
+        }
+    }
+
     /// Takes in a message.
     pub fn take(&mut self, message: &Message<'_>) {
         match message.kind {
@@ -311,19 +278,20 @@ impl Gather {
         match (page, what_is(key, value)) {
             (Some(Holds::Chunks), _) if key.len() == CHUNK_KEY_BYTES => {
                 self.records += 1;
-                self.piece(key, place);
+                let sure = match (message.holds, new) {
+                    (true, false) => Sure::Named,
+                    (true, true) => Sure::Likely,
+                    (false, _) => Sure::Torn,
+                };
+                self.piece(key, sure, place);
             }
-            (_, Some(Holds::Data)) => {
-                self.records += 1;
-                self.data.state(key, lsn, place);
-            }
-            (Some(Holds::Data), Some(Holds::Entries)) => {
-                self.records += 1;
-                self.data.state(key, lsn, place);
+            (_, Some(Holds::Data)) | (Some(Holds::Data), Some(Holds::Entries)) => {
+                let stated = Stated { lsn, placed: message.placed && message.holds, place };
+                self.entry(None, (key, value), stated);
             }
             (_, Some(Holds::Entries)) => {
-                self.records += 1;
-                self.undecided(message.page).state(key, lsn, place);
+                let stated = Stated { lsn, placed: message.placed && message.holds, place };
+                self.entry(Some(message.page), (key, value), stated);
             }
             (_, Some(Holds::Changes)) => {
                 self.records += 1;
@@ -345,15 +313,36 @@ impl Gather {
         }
     }
 
-    fn piece(&mut self, key: &[u8], place: Place) {
+    /// An entry, of a page that is undecided if one is named. Where the order of the log does not tell which of two is the newer
+    /// one, what they have seen of each other does.
+    fn entry(&mut self, undecided: Option<u64>, (key, value): (&[u8], &[u8]), mut stated: Stated) {
+        self.records += 1;
+        let tree = match undecided {
+            Some(page) => self.undecided.entry(page).or_default(),
+            None => &mut self.data,
+        };
+        if let Some(known) = tree.last_stated(key) {
+            let near = known.lsn / self.segment_bytes == stated.lsn / self.segment_bytes;
+            if near && !(known.placed && stated.placed) {
+                let old = read_place(&self.file, known.place);
+                let old = old.and_then(|bytes| codec::decode_entry(key, &bytes).ok());
+                let lsn = known.lsn.max(stated.lsn);
+                match (old, codec::decode_entry(key, value)) {
+                    (Some(old), Ok(new)) if is_newer(&old, &new) => known.lsn = lsn,
+                    _ => stated.lsn = lsn,
+                }
+            }
+        }
+        tree.put(key, stated);
+    }
+
+    fn piece(&mut self, key: &[u8], sure: Sure, place: Place) {
         let Some((name, index)) = key.split_first_chunk::<16>() else { return };
         if let (Ok(dot), Ok(index)) = (read_change_key(name), index.try_into()) {
             let places = self.pieces.entry((dot, u32::from_be_bytes(index))).or_default();
-            // Copies of one piece are equal, but for those whose check did not hold.
-            if places.len() == PIECE_COPIES_MAX {
-                places.remove(0);
-            }
-            places.push(place);
+            let before = places.partition_point(|(known, _)| *known < sure);
+            places.insert(before, (sure, place));
+            places.truncate(PIECE_COPIES_MAX);
         }
     }
 
@@ -450,14 +439,13 @@ impl Gather {
                 && hunted <= SALVAGE_HUNT_BYTES
                 && what_is(&keys[key], &body[at]).is_some_and(|what| what != Holds::Expiry)
         };
-        let mut found = sledlog::values_behind(body, (begin, keys.len()), proven, true);
+        let mut found = sledlog::proven_values(body, (begin, keys.len()), proven);
         self.hunted = hunted;
         let what = |(key, at): &(usize, std::ops::Range<usize>)| what_is(&keys[*key], &body[at.clone()]);
         let mut holds = found.iter().fold(None, |page, item| of_both(page, what(item)));
         if found.is_empty() && keys.iter().all(|key| key.len() == CHUNK_KEY_BYTES) {
             // Pieces prove nothing by themselves; the value that they make up will.
-            let likely = |_, at: std::ops::Range<usize>| (1..=CHUNK_BYTES).contains(&at.len());
-            found = sledlog::values_behind(body, (begin, keys.len()), likely, false);
+            found = sledlog::likely_values(body, (begin, keys.len()));
             holds = Some(Holds::Chunks);
         }
         for (key, at) in &found {
@@ -474,10 +462,24 @@ impl Gather {
     }
 }
 
+/// Has the first of two entries of a key seen more than the other?
+fn is_newer(one: &Entry, other: &Entry) -> bool {
+    let seen = |one: &Entry, other: &Entry| one.context().covers_all(other.context());
+    match (seen(one, other), seen(other, one)) {
+        (true, false) => true,
+        (false, true) => false,
+        // Some of it was forgotten: then the times of the writes tell.
+        _ => {
+            let latest = |entry: &Entry| entry.versions().iter().map(|version| version.hlc).max();
+            latest(one) > latest(other)
+        }
+    }
+}
+
 /// Origin, seq and index.
 const CHUNK_KEY_BYTES: usize = 20;
-/// Copies of a piece that are remembered: more than one only where one of them may be damaged.
-const PIECE_COPIES_MAX: usize = 4;
+/// Copies of a piece that are remembered: more than one, for it may be damaged or not this piece at all.
+const PIECE_COPIES_MAX: usize = 6;
 
 /// What an item is, if it proves so itself.
 pub fn what_is(key: &[u8], value: &[u8]) -> Option<Holds> {

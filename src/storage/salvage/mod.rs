@@ -1,7 +1,7 @@
 //! What can still be read of a directory, whatever is damaged in it. It never opens it with sled, and changes not a byte of it.
 //!
 //! 1. `sledlog/` finds every message that holds in `store/db`, and every bad place;
-//! 2. `gather.rs` keeps of each key where it was last spoken of;
+//! 2. `gather.rs` keeps of each key where it was last spoken of (`keys.rs`, `cover.rs`);
 //! 3. `structure.rs` settles what only the tree's shape tells, and names links whose page is lost;
 //! 4. `doubt.rs` proves by the counts and the digest of the last commit that nothing is missing, or else says of which keys
 //!    something newer may have stood in a bad place.
@@ -11,28 +11,31 @@
 mod cover;
 mod doubt;
 mod gather;
+mod keys;
 mod structure;
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{self, Summary};
 use super::error::Error;
-use super::sledlog::{BadPlace, Segments};
+use super::sledlog::{BadPlace, Reach, Segments};
 use super::trees::{change_key, read_row};
 use super::{directory, offline, progress};
 use crate::limits::{CHUNK_BYTES, SALVAGE_TRIES_MAX, SEGMENT_BYTES, VALUE_BYTES_MAX};
 use crate::replica::{Dot, Entry, Kind, Totals, Value, Version};
 use doubt::Doubt;
-use gather::{Gather, Place};
+use gather::Gather;
+use keys::{Place, Tree};
 
 /// What was found in a directory.
 pub struct Salvage {
-    file: File,
+    file: Arc<File>,
     /// How much of it was read.
     pub read: Read,
     /// Where there is something else than what should be there.
@@ -57,6 +60,8 @@ pub struct Read {
     pub readable: usize,
     /// and those in which there are only zeros.
     pub blank: usize,
+    /// Does the file end in the middle of a segment that goes on?
+    pub cut: bool,
     /// Records that hold, each as often as it is in the log.
     pub records: u64,
 }
@@ -87,11 +92,11 @@ impl Salvage {
         let _lock = offline::unused(dir)?;
         let path = log_file(dir)?;
         let failed = |e: std::io::Error| Error::of_files("read", &path, &e);
-        let file = File::open(&path).map_err(failed)?;
+        let file = Arc::new(File::open(&path).map_err(failed)?);
         let manifest = directory::read_manifest(dir).ok().flatten();
         let segment_bytes = manifest.map_or(SEGMENT_BYTES, |manifest| manifest.segment_bytes);
         let segments = Segments::of(&file, segment_bytes).map_err(failed)?;
-        let (mut found, mut done) = (Gather::default(), 0);
+        let (mut found, mut done) = (Gather::new(file.clone(), segment_bytes), 0);
         let bad = segments.each(
             || {
                 told(done, segments.bytes());
@@ -105,6 +110,7 @@ impl Salvage {
             segments: segments.count(),
             readable: segments.readable(),
             blank: segments.blank.len(),
+            cut: segments.is_cut(),
             records: found.records,
         };
         if found.records == 0 {
@@ -128,19 +134,30 @@ impl Salvage {
             }
         }
         let expected = self.summary.as_ref().map(|summary| self.corrected(summary));
-        let behind = self.summary.as_ref().zip(witness);
-        let lost_tail = behind.is_some_and(|(summary, events)| progress::events_of(&summary.vv) < events);
         let equal = expected == Some(totals);
         let proven_through = match &self.found.summary {
             Some(summary) if equal => summary.lsn,
             _ => 0,
         };
         self.doubt = Doubt::of(&self.found, &self.bad, shape, proven_through);
-        let unlocated = !equal && (self.bad.is_empty() || self.read.blank > 0);
-        if lost_tail || unlocated {
+        let lost_tail = match &self.summary {
+            Some(summary) => witness.is_some_and(|events| progress::events_of(&summary.vv) < events),
+            None => true,
+        };
+        let at_the_end = |place: &BadPlace| place.offset + place.bytes == self.read.bytes;
+        let cut = self.read.cut || self.bad.iter().any(at_the_end);
+        let unlocated = self.bad.is_empty() || self.read.blank > 0 || cut || self.has_holes(shape);
+        if lost_tail || (!equal && unlocated) {
             self.doubt.everything();
         }
         self.proven = equal && self.doubt.is_none();
+    }
+
+    /// Does the shape of the trees name pages of which nothing is there, nor is there a place where they were?
+    fn has_holes(&self, shape: &structure::Shape) -> bool {
+        let hit = |page: u64| self.bad.iter().any(|place| place.reach == Reach::Page(page));
+        let there = |page: &u64| self.found.leaves.contains_key(page) || self.found.inner.contains_key(page);
+        shape.trees.keys().any(|page| !there(page) && !hit(*page))
     }
 
     /// What the last commit counted, and what a unit made of it that was cut off: as at a start.
@@ -236,7 +253,7 @@ impl Salvage {
         }
     }
 
-    fn tree(&self, kind: Kind) -> &gather::Tree {
+    fn tree(&self, kind: Kind) -> &Tree {
         match kind {
             Kind::Data => &self.found.data,
             Kind::Membership => &self.found.membership,
@@ -294,7 +311,7 @@ impl Salvage {
         let key = [&change_key(dot)[..], &index.to_be_bytes()].concat();
         // A link without its page has only the end of the name.
         let nameless = self.found.orphans.iter().filter(|orphan| key.ends_with(&orphan.rest));
-        let places = known.copied().chain(nameless.filter_map(|orphan| orphan.place));
+        let places = known.map(|(_, place)| *place).chain(nameless.filter_map(|orphan| orphan.place));
         for place in places.filter(|place| place.bytes as usize == length) {
             copies.extend(self.bytes(place).filter(|copy| !copies.contains(copy)));
         }

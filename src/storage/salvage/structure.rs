@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 
-use super::gather::{Gather, Holds, Orphan, Tree, what_is};
+use super::gather::{Gather, Holds, Orphan, what_is};
+use super::keys::Tree;
 use super::read_place;
 
 /// The shape, as far as it is there.
@@ -79,7 +80,9 @@ fn name_orphans(found: &mut Gather, trees: &HashMap<u64, Holds>, file: &File) ->
     for page in &wanted {
         let leaf = found.leaves.get(page).into_iter();
         let freed = found.freed.iter().filter(|(freed, _)| freed == page).map(|(_, leaf)| leaf);
-        begins.entry(*page).or_default().extend(leaf.chain(freed).map(|leaf| leaf.lo.clone()));
+        // Nothing may be left to find out, and most begin with nothing.
+        let begins = begins.entry(*page).or_insert_with(|| HashSet::from([Vec::new()]));
+        begins.extend(leaf.chain(freed).map(|leaf| leaf.lo.clone()));
     }
     for (lo, child) in found.inner.values().flat_map(|inner| &inner.children) {
         if let Some(begins) = begins.get_mut(child) {

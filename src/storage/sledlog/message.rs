@@ -62,13 +62,25 @@ pub struct Head {
 impl Head {
     /// The head at this place, if there is one by its looks: its body must not go beyond the bytes.
     pub fn read(bytes: &[u8], at: usize) -> Option<Head> {
+        let (head, end) = Head::by_looks(bytes, at)?;
+        (end <= bytes.len()).then_some(head)
+    }
+
+    /// The same where the bytes may end too early: of a body that goes beyond them, but not beyond its segment, what is there.
+    pub fn read_torn(bytes: &[u8], at: usize, segment_bytes: usize) -> Option<Head> {
+        let (head, end) = Head::by_looks(bytes, at)?;
+        (end <= segment_bytes).then_some(head)
+    }
+
+    /// The head, with as much of its body as there is, and where the body ends.
+    fn by_looks(bytes: &[u8], at: usize) -> Option<(Head, usize)> {
         let mut from = Reader::at(bytes, at);
         let check = u32::from_le_bytes(from.array()?);
         let kind = Kind::of(from.byte()?)?;
         let length = usize::try_from(from.number()?).ok()?;
         let (segment, page) = (from.number()?, from.number()?);
-        let end = from.place.checked_add(length).filter(|end| *end <= bytes.len())?;
-        Some(Head { kind, segment, page, body: from.place..end, check })
+        let end = from.place.checked_add(length)?;
+        Some((Head { kind, segment, page, body: from.place..end.min(bytes.len()), check }, end))
     }
 
     /// Do the bytes that it was read from, at the same place, fit its check?

@@ -23,7 +23,11 @@
 mod message;
 mod page;
 mod segments;
+#[cfg(test)]
+mod tests;
 
 pub use message::Kind;
-pub use page::{Data, Link, Node, decode_link, decode_meta, decode_node, decode_torn_node, values_behind};
+pub use page::{
+    Data, Link, Node, decode_link, decode_meta, decode_node, decode_torn_node, likely_values, proven_values,
+};
 pub use segments::{BadPlace, Message, Reach, Segments};

@@ -54,7 +54,8 @@ pub fn decode_node(body: &[u8]) -> Option<Node<'_>> {
     from.is_empty().then_some(node)
 }
 
-/// The keys of a leaf whose body does not hold, if they look right: then `values_behind` finds those values that may be.
+/// The keys of a leaf whose body does not hold, if they look right: then `proven_values` finds those values that are,
+/// and `likely_values` those that may be.
 pub fn decode_torn_node(body: &[u8]) -> Option<Node<'_>> {
     let (mut node, from, leaf) = head(body)?;
     node.data = Data::Torn(from.place);
@@ -79,60 +80,65 @@ fn head(body: &[u8]) -> Option<(Node<'_>, Reader<'_>, bool)> {
 }
 
 /// The values of a torn leaf, from this place in its body on: which of its `count` keys, and where. `fits` says whether bytes
-/// can be the value of that key, and `sure` that no other bytes can. A value that does not fit is passed over; where the
-/// lengths themselves are damaged, the rest is looked for behind the damage.
-pub fn values_behind(
+/// are a value of that key, and no others can be. Where none stands, the next one is looked for. A key may come more than once:
+/// what was put over the damaged part may be of an older copy.
+pub fn proven_values(
     body: &[u8],
     (mut at, count): (usize, usize),
     mut fits: impl FnMut(usize, Range<usize>) -> bool,
-    sure: bool,
 ) -> Vec<(usize, Range<usize>)> {
     let mut found = Vec::new();
-    let mut key = 0;
-    let value = |at: usize| {
-        let mut from = Reader::at(body, at);
-        from.range()
-    };
-    while key < count && at < body.len() {
-        let here = value(at);
-        if let Some(range) = here.clone().filter(|range| fits(key, range.clone())) {
-            at = range.end;
-            found.push((key, range));
-            key += 1;
-            continue;
-        }
-        // Only its bytes are damaged when the one behind it is right, or it is the last and ends where it should.
-        let behind = here.filter(|here| match value(here.end) {
-            Some(next) => key + 1 < count && fits(key + 1, next),
-            None => key + 1 == count && here.end == body.len(),
+    let mut likely = 0;
+    while at < body.len() {
+        let here = value(body, at);
+        let proven = here.and_then(|range| {
+            let mut keys = (likely..count).chain(0..likely.min(count));
+            keys.find(|key| fits(*key, range.clone())).map(|key| (key, range))
         });
-        if let Some(here) = behind {
-            (at, key) = (here.end, key + 1);
-            continue;
-        }
-        let next = (at + 1..body.len()).find_map(|at| {
-            let first = value(at)?;
-            match sure {
-                // Values end with the body, and so does a chain of them from the right place.
-                false => chain(body, at, count - key).map(|rest| (at, count - rest)),
-                true => (key..count).find(|key| fits(*key, first.clone())).map(|key| (at, key)),
+        match proven {
+            Some((key, range)) => {
+                (at, likely) = (range.end, key + 1);
+                found.push((key, range));
             }
-        });
-        let Some(next) = next else { break };
-        (at, key) = next;
+            None => at += 1,
+        }
     }
     found
 }
 
-/// How many values stand from here to the end of the body, if they end there and are no more than so many.
-fn chain(body: &[u8], at: usize, most: usize) -> Option<usize> {
-    let mut from = Reader::at(body, at);
-    for count in 1..=most {
-        if from.range()?.is_empty() {
-            return None;
-        }
-        if from.is_empty() {
-            return Some(count);
+/// The same where no value proves itself: those that follow each other from the first on, and those that end where the body
+/// does. A key may come twice, and what is damaged comes as well.
+pub fn likely_values(body: &[u8], (begin, count): (usize, usize)) -> Vec<(usize, Range<usize>)> {
+    let mut found: Vec<(usize, Range<usize>)> = Vec::new();
+    let mut at = begin;
+    while let Some(range) = value(body, at).filter(|_| found.len() < count) {
+        at = range.end;
+        found.push((found.len(), range));
+    }
+    if found.len() == count && at == body.len() {
+        return found;
+    }
+    let tail = (begin + 1..body.len()).find_map(|at| chain(body, at, count));
+    let tail = tail.unwrap_or_default();
+    let first = count - tail.len();
+    found.extend(tail.into_iter().enumerate().map(|(at, range)| (first + at, range)));
+    found
+}
+
+/// The value whose length stands here; none is empty.
+fn value(body: &[u8], at: usize) -> Option<Range<usize>> {
+    Reader::at(body, at).range().filter(|range| !range.is_empty())
+}
+
+/// The values that stand from here to the end of the body, if they end there and are no more than so many.
+fn chain(body: &[u8], mut at: usize, most: usize) -> Option<Vec<Range<usize>>> {
+    let mut values = Vec::new();
+    while values.len() < most {
+        let next = value(body, at)?;
+        at = next.end;
+        values.push(next);
+        if at == body.len() {
+            return Some(values);
         }
     }
     None

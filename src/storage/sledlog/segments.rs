@@ -20,8 +20,10 @@ use super::message::{Head, Kind, RED_ZONE_BYTES, SEGMENT_HEADER_BYTES, segment_l
 pub struct Message<'a> {
     /// What it is.
     pub kind: Kind,
-    /// Where in the log it stands. Of one that is out of its place, where its segment began.
+    /// Where in the log it stands. Of one that may be out of its place, where its segment began.
     pub lsn: u64,
+    /// Is it where it was written, as far as can be seen?
+    pub placed: bool,
     /// The page that it tells of.
     pub page: u64,
     /// What it says.
@@ -120,6 +122,13 @@ impl<'a> Segments<'a> {
         self.homes.values().map(BTreeSet::len).sum()
     }
 
+    /// Does the file end in the middle of a segment that is not the one where the log ends?
+    pub fn is_cut(&self) -> bool {
+        let last = self.bytes / self.size as u64 * self.size as u64;
+        let tip = self.homes.values().next_back();
+        last < self.bytes && tip.is_none_or(|places| !places.contains(&last))
+    }
+
     /// Comes back with every message, segment by segment in the order of the log, and with all bad places at the end; `told`
     /// hears of each segment.
     pub fn each(&self, mut told: impl FnMut(), mut message: impl FnMut(Message<'_>)) -> Vec<BadPlace> {
@@ -168,14 +177,6 @@ impl<'a> Segments<'a> {
             }
         }
     }
-
-    /// The LSN of a message with this segment's number at this place of the segment that begins at `home`.
-    fn lsn(&self, number: u64, at: usize, home: u64) -> u64 {
-        let begin = number.saturating_mul(self.size as u64);
-        // Its own segment is elsewhere: then this is not its place, and it is taken for older than all that is in place.
-        let moved = self.homes.get(&number).is_some_and(|homes| !homes.contains(&home));
-        if moved { begin } else { begin.saturating_add(at as u64) }
-    }
 }
 
 /// One segment, in memory.
@@ -196,49 +197,69 @@ impl Segment<'_, '_> {
             self.lost(0..at, Reach::All, "the header of the segment");
         }
         let ends = self.of.size - RED_ZONE_BYTES;
+        // The next message that holds, and up to where those go that may have come from elsewhere.
+        let (mut next, mut moved) = (Some(0), 0);
         while at <= ends {
             if let Some(head) = self.sound(at) {
-                self.tell(&head, at, true, message);
+                self.tell(&head, at, (true, at >= moved), message);
                 if head.kind == Kind::Cap {
                     return;
                 }
                 at = head.body.end;
                 continue;
             }
-            let next = (at + 1..self.bytes.len()).find(|at| self.sound(*at).is_some());
-            let until = next.unwrap_or(self.bytes.len());
-            let torn = Head::read(self.bytes, at)
-                .filter(|head| head.segment == self.number && head.body.end <= until);
-            let mut rest = at;
+            if next.is_some_and(|next| next <= at) {
+                next = (at + 1..self.bytes.len()).find(|at| self.sound(*at).is_some());
+            }
+            let torn = Head::read_torn(self.bytes, at, self.of.size);
+            let torn = torn.filter(|head| head.segment == self.number);
+            // A block from elsewhere may have brought messages into it, but what follows must follow.
+            let torn = torn.filter(|head| {
+                let end = head.body.end;
+                next.is_none_or(|next| end <= next) || self.sound(end).is_some()
+            });
             if let Some(head) = torn {
-                rest = head.body.end;
+                let end = head.body.end;
                 let reach = match head.kind {
                     Kind::Node | Kind::Link => Reach::Page(head.page),
-                    Kind::Cap if head.page == u64::MAX && rest == ends => Reach::Nothing,
+                    Kind::Cap if head.page == u64::MAX && end == ends => Reach::Nothing,
                     _ => Reach::All,
                 };
-                self.lost(at..rest, reach, "a message whose check does not hold");
+                self.lost(at..end, reach, "a message whose check does not hold");
                 if reach == Reach::Nothing {
                     return;
                 }
-                self.tell(&head, at, false, message);
+                self.tell(&head, at, (false, true), message);
+                self.strays(head.body.clone(), message);
+                at = end;
+                continue;
             }
-            // Where the log ends, there is what was there before; else it goes on to the end of the segment.
             let end = match next {
                 Some(next) => next,
-                None if self.tip => rest,
+                // Where the log ends, there is what was there before; else it goes on to the end of the segment.
+                None if self.tip => at,
                 None => self.of.size,
             };
-            // The check of a message may go wrong where it ends: the next one then begins behind it.
-            if rest < end {
-                self.lost(rest..end, Reach::All, "no message can be read");
+            if at < end {
+                self.lost(at..end, Reach::All, "no message can be read");
             }
-            self.strays(rest..until, message);
-            match next {
-                Some(next) => at = next,
-                None => return,
-            }
+            self.strays(at..next.unwrap_or(self.bytes.len()), message);
+            let Some(next) = next else { return };
+            (at, moved) = (next, self.moved(next));
         }
+    }
+
+    /// Up to where the messages that begin here may be those of a block from another place: a few that fill no more than one,
+    /// with nothing behind them that holds. Their order among the others is not known then.
+    fn moved(&self, from: usize) -> usize {
+        let mut at = from;
+        while let Some(head) = self.sound(at) {
+            if head.kind == Kind::Cap {
+                return from;
+            }
+            at = head.body.end;
+        }
+        if (at - 1) / BLOCK_BYTES == from / BLOCK_BYTES { at } else { from }
     }
 
     /// The message of this segment at this place, if its check holds.
@@ -252,7 +273,7 @@ impl Segment<'_, '_> {
         while at < within.end {
             match sound(self.bytes, at, self.of.size) {
                 Some(head) => {
-                    self.tell(&head, at, true, message);
+                    self.tell(&head, at, (true, false), message);
                     at = head.body.end;
                 }
                 None => at += 1,
@@ -260,10 +281,21 @@ impl Segment<'_, '_> {
         }
     }
 
-    fn tell(&self, head: &Head, at: usize, holds: bool, message: &mut impl FnMut(Message<'_>)) {
+    fn tell(
+        &self,
+        head: &Head,
+        at: usize,
+        (holds, in_place): (bool, bool),
+        message: &mut impl FnMut(Message<'_>),
+    ) {
+        let begin = head.segment.saturating_mul(self.of.size as u64);
+        // What a segment that is used anew still has of before is where it was.
+        let before = head.segment != self.number && !self.of.homes.contains_key(&head.segment);
+        let placed = in_place || before;
         message(Message {
             kind: head.kind,
-            lsn: self.of.lsn(head.segment, at, self.at),
+            lsn: if placed { begin.saturating_add(at as u64) } else { begin },
+            placed,
             page: head.page,
             body: &self.bytes[head.body.clone()],
             at: self.at + head.body.start as u64,
