@@ -3,7 +3,7 @@
 
 use crate::beside;
 use crate::skipped;
-use crate::support::{Node, SOON};
+use crate::support::{Node, SOON, wait_until};
 use crate::volume::Volume;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -93,6 +93,8 @@ fn killed_in_the_middle(dir: &Path, places: impl Fn() -> Vec<PathBuf>) {
     let aside: Vec<PathBuf> = asides(&places());
     assert_eq!(aside.len(), 1, "{aside:?}");
     assert!(files(&aside) == before, "what is aside is not what there was");
+    // It serves before it is taken in.
+    wait_until(SOON, "it has joined", || node.request("GET", "/ready", "").status == 200);
     let expected = node.request("PUT", "/key/new?w=2", "{\"value\": 1}").status;
     assert_eq!(expected, 201, "{}", node.log());
     assert_eq!(node.stop().code(), Some(0));
