@@ -359,7 +359,7 @@ pub const LINE_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
 /// Default of `--retry-seconds`: longer than a node takes to stop and start again.
 pub const RETRY_SECONDS_DEFAULT: u64 = 30;
 
-/// A node that says nothing for so long in the middle of an answer is asked again, in ms: longer than its slowest commit.
+/// A node that says nothing for so long in the middle of an answer has lost it, in ms: longer than its slowest commit.
 pub const SILENCE_MS: u64 = COMMIT_DEADLINE_MS_DEFAULT + 10_000;
 
 /// Pause between two notes that a node is tried again, in ms: many connections meet the same trouble.
@@ -393,8 +393,6 @@ pub const BACKUP_SWEEPS_MAX: u32 = 3;
 pub const BACKUP_BLOCK_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
 /// Backups that a node gives at a time: each reads all keys.
 pub const BACKUPS_MAX: usize = 2;
-/// How long nothing may come from a node that gives a backup, in ms: it may be busy, or its disk slow.
-pub const BACKUP_SILENCE_MS: u64 = 60_000;
 /// How long what happens is kept for a backup that is being read, in ms: longer than one takes, and bounded, since what deletes
 /// leave behind is kept as well.
 pub const GUEST_STAYS_MS: u64 = 3_600_000;

@@ -7,7 +7,7 @@ use clap::Parser;
 use dynarust::cli::{Cli, Command};
 use dynarust::config::Config;
 use dynarust::exit::Exit;
-use dynarust::{ask, backup, compact, inspect, logger, node, storage, transfer};
+use dynarust::{ask, compact, inspect, logger, node, storage, transfer};
 
 /// A seventh less CPU a write than the C library's, measured: most of it is sled's small allocations.
 #[global_allocator]
@@ -16,57 +16,36 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(command) = cli.command {
-        let done = match command {
-            Command::Backup(flags) => return told(backup::fetch(&flags)),
+        let unforeseen = |why: &String| (Exit::Unforeseen, why.clone());
+        return match command {
+            Command::Backup(flags) => end(transfer::backup(&flags).map(|told| println!("{told}")), outside),
             Command::Compact(flags) => {
                 logger::start();
                 node::end_on_panic();
-                return match compact::run(&flags) {
-                    Ok(()) => Exit::Stopped.into(),
-                    Err(e) => fail(e.exit(), &e.advised()),
-                };
+                end(compact::run(&flags), |e| (e.exit(), e.advised()))
             }
             Command::Export(flags) => {
-                return match transfer::export(&flags, node::now_ms(), node::random()) {
-                    Ok(told) => {
-                        eprintln!("{told}");
-                        Exit::Stopped.into()
-                    }
-                    Err(e) => fail(e.exit(), &e.to_string()),
-                };
+                let done = transfer::export(&flags, node::now_ms(), node::random());
+                end(done.map(|told| eprintln!("{told}")), outside)
             }
+            Command::Healthcheck(target) => end(ask::ready(&target), unforeseen),
             Command::Import(flags) => {
-                return match transfer::import(&flags, node::now_ms) {
-                    Ok(told) => {
-                        println!("{told}");
-                        Exit::Stopped.into()
-                    }
-                    Err(e) => fail(e.exit(), &e.to_string()),
-                };
+                end(transfer::import(&flags, node::now_ms).map(|told| println!("{told}")), outside)
+            }
+            Command::Inspect(flags) => match inspect::run(&flags, node::now_ms(), node::random()) {
+                Ok(code) => code.into(),
+                Err(e) => fail(e.exit(), &e.to_string()),
+            },
+            Command::Leave(flags) => end(ask::leave(&flags).map(|told| println!("{told}")), unforeseen),
+            Command::Restore(flags) => {
+                let done = transfer::restore(&flags, node::now_ms, node::random);
+                end(done.map(|told| println!("{told}")), outside)
             }
             Command::TryOpen(flags) => {
                 logger::start();
                 node::end_on_panic();
-                return match storage::opens(&flags.dir) {
-                    Ok(()) => Exit::Stopped.into(),
-                    Err(e) => fail(e.exit(), &e.to_string()),
-                };
+                end(storage::opens(&flags.dir), |e| (e.exit(), e.to_string()))
             }
-            Command::Healthcheck(target) => ask::ready(&target),
-            Command::Inspect(flags) => {
-                return match inspect::run(&flags, node::now_ms(), node::random()) {
-                    Ok(code) => code.into(),
-                    Err(e) => fail(e.exit(), &e.to_string()),
-                };
-            }
-            Command::Leave(flags) => ask::leave(&flags).map(|told| println!("{told}")),
-            Command::Restore(flags) => {
-                return told(backup::restore(&flags, node::now_ms, node::random));
-            }
-        };
-        return match done {
-            Ok(()) => Exit::Stopped.into(),
-            Err(why) => fail(Exit::Unforeseen, &why),
         };
     }
     let config = match Config::of(cli.node) {
@@ -88,12 +67,14 @@ fn fail(exit: Exit, why: &str) -> ExitCode {
     exit.into()
 }
 
-fn told(done: Result<String, backup::Error>) -> ExitCode {
-    match done {
-        Ok(text) => {
-            println!("{text}");
-            Exit::Stopped.into()
-        }
-        Err(e) => fail(e.exit(), &e.to_string()),
+/// Nothing is left to say, or what the error says.
+fn end<E>(done: Result<(), E>, says: impl Fn(&E) -> (Exit, String)) -> ExitCode {
+    match done.map_err(|e| says(&e)) {
+        Ok(()) => Exit::Stopped.into(),
+        Err((exit, why)) => fail(exit, &why),
     }
+}
+
+fn outside(error: &transfer::Error) -> (Exit, String) {
+    (error.exit(), error.to_string())
 }

@@ -3,17 +3,16 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 
 use super::retry::Retry;
-use super::{Error, address, detail, no_address, wait};
+use super::{Error, address, client, detail, no_address, told, wait};
 use crate::api::{line, listed};
 use crate::cli::Export;
-use crate::limits::{LINE_BYTES_MAX, PEER_CONNECT_MS, SILENCE_MS};
+use crate::limits::LINE_BYTES_MAX;
 use crate::replica::{Kind, Value};
 use crate::storage::{self, Offline};
 use crate::told::Told;
@@ -119,13 +118,7 @@ fn of_directory(flags: &Export, now_ms: u64, name: u64, sink: &mut Sink) -> Resu
 
 /// Of a running node.
 async fn of_node(flags: &Export, node: &str, sink: &mut Sink<'_>) -> Result<(), Error> {
-    let http = reqwest::Client::builder()
-        .connect_timeout(Duration::from_millis(PEER_CONNECT_MS))
-        .read_timeout(Duration::from_millis(SILENCE_MS))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .build()
-        .map_err(|e| Error::Node(told(&e)))?;
+    let http = client()?;
     if flags.prefix.is_empty() && flags.after.is_none() {
         sink.of = keys(&http, node).await;
     }
@@ -207,10 +200,4 @@ async fn pull(http: &reqwest::Client, url: &str, sink: &mut Sink<'_>) -> Result<
 async fn keys(http: &reqwest::Client, node: &str) -> Option<u64> {
     let stats = http.get(format!("http://{node}/stats")).send().await.ok()?.bytes().await.ok()?;
     serde_json::from_slice::<serde_json::Value>(&stats).ok()?["keys"].as_u64()
-}
-
-/// An error's last cause: the first line alone rarely says what happened.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.last().map_or_else(|| error.to_string(), ToString::to_string)
 }

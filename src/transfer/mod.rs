@@ -1,11 +1,13 @@
-//! Keys in and out, as lines of text: `DynaRust export` and `DynaRust import`.
+//! Keys in and out, as lines of text: `DynaRust export` and `DynaRust import`; and all of a node, as a file: `DynaRust backup`
+//! and `DynaRust restore`.
 //!
 //! A client like any other, but for directories, which are read as `inspect` does. Invariants:
 //! 1. nothing is said to be done that is not: a part of an export is never taken for the whole, and a line counts as written
 //!    when the node has answered that it is;
-//! 2. whatever ends early says where to go on, and doing something twice does no harm;
+//! 2. whatever ends early says where to go on, or leaves nothing, and doing something twice does no harm;
 //! 3. what is in memory is bounded, however long the file.
 
+mod backup;
 mod connection;
 mod export;
 mod import;
@@ -13,12 +15,16 @@ mod lane;
 mod line;
 mod retry;
 
+pub use backup::{backup, restore};
 pub use export::export;
 pub use import::import;
 
 use std::io;
+use std::time::Duration;
 
+use crate::backup::Broken;
 use crate::exit::Exit;
+use crate::limits::{PEER_CONNECT_MS, SILENCE_MS};
 use crate::storage;
 
 /// Why not everything was done.
@@ -39,6 +45,12 @@ pub enum Error {
     /// The node does not answer, or not as one should.
     #[error("{0}")]
     Node(String),
+    /// A file can't be written.
+    #[error("{0}")]
+    File(String),
+    /// A backup is none, or not as it was made.
+    #[error("{0} is refused, and nothing was made of it: {1}")]
+    Broken(String, Broken),
     /// A line is not what it should be, or was not taken.
     #[error("line {number}: {what}")]
     Line {
@@ -99,6 +111,23 @@ fn address(text: &str) -> Option<String> {
 /// What else but an address was meant to be one.
 fn no_address(text: &str) -> Error {
     Error::Usage(format!("'{text}' is no address of a node: give HOST:PORT or http://HOST:PORT"))
+}
+
+/// What asks a node for long answers.
+fn client() -> Result<reqwest::Client, Error> {
+    let client = reqwest::Client::builder()
+        .connect_timeout(Duration::from_millis(PEER_CONNECT_MS))
+        .read_timeout(Duration::from_millis(SILENCE_MS))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build();
+    client.map_err(|e| Error::Node(told(&e)))
+}
+
+/// An error's last cause: the first line alone rarely says what happened.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Does the work of a command, which waits for nodes.

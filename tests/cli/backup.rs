@@ -241,7 +241,7 @@ fn what_does_not_come_whole_leaves_no_file() {
     drop(half);
     refused(backup(address, &file), 1, &["Connection refused"]);
     let elsewhere = dynarust(&["backup", "https://127.0.0.1:1", "-o", "/nowhere/backup"]);
-    refused(elsewhere, 1, &["error"]);
+    refused(elsewhere, 2, &["is no address of a node"]);
     let parameters = node.request("GET", "/backup?prefix=a", "");
     assert_eq!(parameters.status, 400, "{}", parameters.text());
     assert_eq!(node.request("HEAD", "/backup", "").status, 200);

@@ -131,6 +131,39 @@ fn of_a_sound_directory_everything_comes_back() {
     }
 }
 
+/// What comes out goes into another node as it is; what may be old does so only when somebody has looked at it.
+#[test]
+fn what_is_salvaged_can_be_imported_but_for_marked_lines() {
+    let (dir, other, scratch) = (temporary(), temporary(), temporary());
+    let mut truth = vec![None; 200];
+    let node = Node::start(dir.path(), &[]);
+    write(&mut Client::new(node.address), 200, 1, &mut truth);
+    assert_eq!(node.stop().code(), Some(0));
+    let out = scratch.path().join("out.ndjson");
+    assert_eq!(end(salvage(dir.path(), &out)).code, Some(0));
+    let node = Node::start(other.path(), &[]);
+    let import = |file: &Path| {
+        let mut command = dynarust(&["import", &node.address.to_string()]);
+        command.arg(file);
+        end(command)
+    };
+    let Ended { code, stdout, stderr } = import(&out);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    for (n, value) in truth.iter().enumerate() {
+        let path = format!("/key/{}", name(n).replace('ö', "%C3%B6").replace('ß', "%C3%9F"));
+        let answer = node.request("GET", &path, "");
+        match value {
+            Some(value) => assert_eq!(answer.json()["value"], *value, "{path}"),
+            None => assert_eq!(answer.status, 404, "{path}"),
+        }
+    }
+    let marked = scratch.path().join("marked.ndjson");
+    fs::write(&marked, "{\"key\": \"old\", \"value\": 1, \"stale\": \"possible\"}\n").expect("a file");
+    let Ended { code, stderr, .. } = import(&marked);
+    assert!(code == Some(1) && stderr.contains("line 1") && stderr.contains("stale"), "{code:?}: {stderr}");
+    assert_eq!(node.request("GET", "/key/old", "").status, 404);
+}
+
 #[test]
 fn a_value_stays_as_it_was_written_and_on_one_line() {
     let (dir, scratch) = (temporary(), temporary());

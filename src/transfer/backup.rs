@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Error;
-use super::format::{Block, Broken, End, Head, Reader};
+use super::{Error, address, client, detail, no_address, told, wait};
+use crate::backup::{Block, Broken, End, Head, Reader};
 use crate::cli::{Backup, Restore};
 use crate::limits::{
-    BACKUP_SILENCE_MS, CACHE_MIB_DEFAULT, COMMIT_DEADLINE_MS_DEFAULT, FORGET_AFTER_HOURS_DEFAULT,
-    PEER_CONNECT_MS, WRITE_QUEUE_DEFAULT,
+    CACHE_MIB_DEFAULT, COMMIT_DEADLINE_MS_DEFAULT, FORGET_AFTER_HOURS_DEFAULT, WRITE_QUEUE_DEFAULT,
 };
 use crate::metrics::Metrics;
 use crate::replica::NodeId;
 use crate::storage::{self, Filling, Parcel, Rejection, Settings, Store};
-use crate::{network, time};
+use crate::time;
 
 /// Fetches a backup into a file that is not there yet, and comes back with what is told of it.
-pub fn fetch(flags: &Backup) -> Result<String, Error> {
+pub fn backup(flags: &Backup) -> Result<String, Error> {
+    let node = address(&flags.node).ok_or_else(|| no_address(&flags.node))?;
     let file = &flags.output;
     let shown = file.display();
     if file.exists() {
@@ -29,7 +29,7 @@ pub fn fetch(flags: &Backup) -> Result<String, Error> {
     let failed = |e: io::Error| Error::File(format!("can't write {}: {e}", part.display()));
     // What is left of a try that was cut off is of no use.
     let mut to = File::create(&part).map_err(failed)?;
-    let done = runtime()?.block_on(download(&flags.node, &mut to, &part)).and_then(|()| {
+    let done = wait(download(&node, &mut to, &part)).and_then(|()| {
         to.sync_all().map_err(failed)?;
         let told = proven(&part)?;
         fs::rename(&part, file).map_err(failed)?;
@@ -56,35 +56,12 @@ fn sync_names(file: &Path) -> io::Result<()> {
 }
 
 async fn download(node: &str, to: &mut File, part: &Path) -> Result<(), Error> {
-    let url = match node.split_once("://") {
-        Some(("http", _)) => format!("{}/backup", node.trim_end_matches('/')),
-        Some(_) => {
-            return Err(Error::Node(format!("'{node}' is no node: give HOST:PORT or http://HOST:PORT")));
-        }
-        None => format!("http://{node}/backup"),
-    };
-    let lost = |e: reqwest::Error| {
-        let mut text = e.to_string();
-        let mut source = std::error::Error::source(&e);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        Error::Node(text)
-    };
-    let client = reqwest::Client::builder()
-        .connect_timeout(Duration::from_millis(PEER_CONNECT_MS))
-        .read_timeout(Duration::from_millis(BACKUP_SILENCE_MS))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .build()
-        .map_err(lost)?;
-    let mut answer = client.get(&url).send().await.map_err(lost)?;
+    let url = format!("http://{node}/backup");
+    let lost = |e: reqwest::Error| Error::Node(format!("{url}: {}", told(&e)));
+    let mut answer = client()?.get(&url).send().await.map_err(lost)?;
     if !answer.status().is_success() {
-        let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
-        let detail = serde_json::from_str::<serde_json::Value>(&text).ok();
-        let detail = detail.and_then(|problem| problem["detail"].as_str().map(str::to_owned));
-        return Err(Error::Node(format!("{url} answers {status}: {}", detail.unwrap_or(text))));
+        let (status, body) = (answer.status(), answer.bytes().await.map_err(lost)?);
+        return Err(Error::Node(format!("{url} answers {status}: {}", detail(&body))));
     }
     while let Some(bytes) = answer.chunk().await.map_err(lost)? {
         to.write_all(&bytes).map_err(|e| Error::File(format!("can't write {}: {e}", part.display())))?;
@@ -122,7 +99,7 @@ pub fn restore(flags: &Restore, now_ms: fn() -> u64, random: fn() -> u64) -> Res
     let Some(Block::Head(head)) = reader.block().map_err(broken)? else {
         return Err(broken(Broken::CutOff(reader.at())));
     };
-    if flags.into_cluster && head.cluster == network::NOWHERE {
+    if flags.into_cluster && head.cluster == NodeId::NOBODY {
         return Err(Error::Node(
             "the node of this backup had left its cluster: restore it without --into-cluster".into(),
         ));
@@ -142,11 +119,8 @@ pub fn restore(flags: &Restore, now_ms: fn() -> u64, random: fn() -> u64) -> Res
     };
     let filling = Filling::begin(&settings, Arc::new(Metrics::default()))?;
     let me = filling.store().me();
-    let filled = runtime().and_then(|runtime| {
-        runtime.block_on(fill(filling.store(), &head, flags.into_cluster, &mut || {
-            reader.block().map_err(broken)
-        }))
-    });
+    let next = &mut || reader.block().map_err(broken);
+    let filled = wait(fill(filling.store(), &head, flags.into_cluster, next));
     let end = match filled {
         Ok(end) => end,
         Err(error) => {
@@ -164,10 +138,10 @@ pub fn restore(flags: &Restore, now_ms: fn() -> u64, random: fn() -> u64) -> Res
             end.keys, end.digest, held.totals.keys, held.totals.digest
         ),
     };
-    Ok(told(&flags.data_dir, me, &head, &end, flags.into_cluster) + &doubt)
+    Ok(summary(&flags.data_dir, me, &head, &end, flags.into_cluster) + &doubt)
 }
 
-fn told(dir: &Path, me: NodeId, head: &Head, end: &End, into_cluster: bool) -> String {
+fn summary(dir: &Path, me: NodeId, head: &Head, end: &End, into_cluster: bool) -> String {
     let (dir, at) = (dir.display(), time::text(end.ended_ms));
     let next = match into_cluster {
         false => "it is a cluster of its own".to_owned(),
@@ -210,9 +184,4 @@ fn not_taken(rejection: Rejection) -> Error {
         Rejection::DiskFull => storage::Error::Refused("the disk is too full for all of it".into()).into(),
         other => storage::Error::Failed(format!("a piece of the backup was not taken in: {other}")).into(),
     }
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| storage::Error::Failed(format!("can't start a runtime: {e}")).into())
 }
