@@ -13,13 +13,13 @@ use super::directory::{self, Directory, sync, take_lock};
 use super::disk::Disk;
 use super::error::Error;
 use super::watchdog::Watchdog;
-use super::{Changes, OPENING, recover};
+use super::{Changes, engine, recover};
 use crate::limits::{COMMIT_DEADLINE_MS_DEFAULT, OPENS_CACHE_BYTES};
 
 /// Opens a directory as a start does, and mends what that mends. sled may end the process over it: ask in one of its own.
 pub fn opens(dir: &Path) -> Result<(), Error> {
     directory::served(dir)?;
-    OPENING.store(true, std::sync::atomic::Ordering::SeqCst);
+    engine::opening(true);
     let mut directory = Directory::claim(dir)?;
     let _disk = Disk::claim(dir, None)?;
     let watchdog = Watchdog::start(std::time::Duration::from_millis(COMMIT_DEADLINE_MS_DEFAULT))?;

@@ -11,16 +11,15 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sled::{Db, IVec, Tree};
 
-use super::OPENING;
 use super::changes::Changes;
 use super::directory::{self, Directory};
 use super::disk::{self, Disk};
 use super::durable::{self, end_process};
+use super::engine;
 use super::error::Error;
 use super::offline::{TreeSize, files, unused};
 use super::recover::{self, open_sled_at};
@@ -54,11 +53,11 @@ pub fn compact(dir: &Path, told: Told) -> Result<Compacted, Error> {
     let mut disk = Disk::claim(dir, None)?;
     Beside::make(&directory)?.try_exchange()?;
     let watchdog = Watchdog::start(Duration::from_millis(COMMIT_DEADLINE_MS_DEFAULT))?;
-    OPENING.store(true, Ordering::SeqCst);
+    engine::opening(true);
     let changes = Changes::new(usize::MAX, usize::MAX);
     let found = recover::open(&mut directory, COMPACT_CACHE_BYTES, changes, &watchdog, || [0; 2])?;
     directory.ready_if_new()?;
-    OPENING.store(false, Ordering::SeqCst);
+    engine::opening(false);
     let old = Rows::of(&found.trees.db)?;
     drop(found);
     let before_bytes = bytes_of(&directory.store())?;

@@ -19,6 +19,7 @@ mod compact;
 mod directory;
 mod disk;
 mod durable;
+mod engine;
 mod error;
 mod exchange;
 mod feed;
@@ -59,6 +60,7 @@ pub use codec::{Event, Row, Summary};
 pub use compact::{Compacted, compact};
 pub use directory::{FORMAT, Tenant, last_tenant, tenant};
 pub use durable::{end_process, sync_calls};
+pub use engine::{engine_exit, fatal, panic_exit};
 pub use error::{CHOICES, Error, Rejection};
 pub use heard::{Heard, Said};
 pub use listing::{Asked, Shown, Stretch};
@@ -74,7 +76,6 @@ pub use trees::read_row;
 use watchdog::Watchdog;
 use watermark::Watermark;
 
-use crate::exit::Exit;
 use crate::limits::CHUNK_READ_RETRIES_MAX;
 use crate::metrics::Metrics;
 use crate::replica::{
@@ -220,7 +221,7 @@ impl Store {
 
     /// The same; a directory that is to be `Creating` must not be anybody's, and stays so.
     fn open_as(settings: &Settings, metrics: Arc<Metrics>, to_be: State) -> Result<Store, Error> {
-        OPENING.store(true, Ordering::SeqCst);
+        engine::opening(true);
         let mut directory = directory::Directory::claim(&settings.directory)?;
         if to_be == State::Creating && directory.manifest.state == State::Ready {
             let shown = directory.shown();
@@ -234,7 +235,7 @@ impl Store {
         if to_be == State::Ready {
             directory.ready_if_new()?;
         }
-        OPENING.store(false, Ordering::SeqCst);
+        engine::opening(false);
         let shared = Arc::new(Shared {
             watermark: Watermark::new(),
             recent: Recent::default(),
@@ -459,34 +460,6 @@ impl Store {
             let _ = thread.join();
         }
     }
-}
-
-static OPENING: AtomicBool = AtomicBool::new(false);
-
-/// What it means for the process when the engine gives up now: while a store opens, its directory is damaged, and starting
-/// again would not help.
-pub fn engine_exit() -> Exit {
-    if OPENING.load(Ordering::SeqCst) { Exit::Damaged } else { Exit::Failed }
-}
-
-/// What a panic at this place means for the process: sled panics on damage, most of all while it opens.
-pub fn panic_exit(file: &str) -> Exit {
-    if file.contains("sled-0.34") { engine_exit() } else { Exit::Unforeseen }
-}
-
-/// How the process must end when sled says this, if it must: some of its threads only log what ends them.
-pub fn fatal(record: &log::Record) -> Option<Exit> {
-    if record.level() != log::Level::Error || !record.target().starts_with("sled") {
-        return None;
-    }
-    let text = record.args().to_string();
-    let says = |texts: &[&str]| texts.iter().any(|part| text.contains(part));
-    if says(&["cache capacity is limited", "config has already been used"]) {
-        return None;
-    }
-    // Trouble with the disk or the system is none of the data's, even while the store opens.
-    let trouble = says(&["hit error while writing", "failed to initialize threadpool", "failed to flush"]);
-    Some(if trouble { Exit::Failed } else { engine_exit() })
 }
 
 /// Reads on a thread that may block.
