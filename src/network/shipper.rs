@@ -197,33 +197,40 @@ impl Shipper {
             }
             self.courier.begin_comparison();
         }
-        if self.courier.piece().is_none() {
-            let published = house.store.published();
-            let said = house.store.said_by(self.peer).map(|said| said.vv);
-            let now_ms = self.began.elapsed().as_millis() as u64;
-            let wants = self.courier.wants(house.store.me(), &published.vv, said.as_ref(), now_ms);
-            let bounds = Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX };
-            match house.store.next_for(self.peer, &wants, bounds).await? {
-                Next::Frame(frame) => {
-                    self.courier.met();
-                    return Ok(Message::Frame(self.peer, frame));
-                }
-                Next::Sweep { target, rather: None } => {
-                    log::info!("member {} lacks more than the log has: it is sent everything", self.peer);
-                    self.courier.begin_sweep(target);
-                }
-                Next::Sweep { target, rather: Some(events) } => {
-                    let what = "so many that everything takes less: it is sent everything";
-                    log::info!("member {} lacks {events} events, {what}", self.peer);
-                    self.courier.choose_sweep(target);
+        loop {
+            if self.courier.piece().is_none() {
+                let published = house.store.published();
+                let said = house.store.said_by(self.peer).map(|said| said.vv);
+                let now_ms = self.began.elapsed().as_millis() as u64;
+                let wants = self.courier.wants(house.store.me(), &published.vv, said.as_ref(), now_ms);
+                let bounds = Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX };
+                match house.store.next_for(self.peer, &wants, bounds).await? {
+                    Next::Frame(frame) => {
+                        self.courier.met();
+                        return Ok(Message::Frame(self.peer, frame));
+                    }
+                    Next::Sweep { target, rather: None } => {
+                        log::info!("member {} lacks more than the log has: it is sent everything", self.peer);
+                        self.courier.begin_sweep(target);
+                    }
+                    Next::Sweep { target, rather: Some(events) } => {
+                        let what = "so many that everything takes less: it is sent everything";
+                        log::info!("member {} lacks {events} events, {what}", self.peer);
+                        self.courier.choose_sweep(target);
+                    }
                 }
             }
+            let (target, after) = self.courier.piece().expect("begun above, or under way");
+            let bounds = Bounds { count: self.piece_keys, bytes: FRAME_BYTES_MAX };
+            let piece = house.store.sweep_for(target, after, bounds).await?;
+            let said = house.store.said_by(self.peer).map(|said| said.vv);
+            if !self.courier.outgrown(&house.store.published().forgotten, said.as_ref()) {
+                self.courier.sent(&piece);
+                return Ok(Message::Sweep(self.peer, piece));
+            }
+            // First it is asked what it has: from then on forgetting waits for it again.
+            self.courier.failed();
         }
-        let (target, after) = self.courier.piece().expect("begun above, or under way");
-        let bounds = Bounds { count: self.piece_keys, bytes: FRAME_BYTES_MAX };
-        let piece = house.store.sweep_for(target, after, bounds).await?;
-        self.courier.sent(&piece);
-        Ok(Message::Sweep(self.peer, piece))
     }
 
     /// Notes why it did not work.

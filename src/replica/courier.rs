@@ -136,6 +136,17 @@ impl Courier {
         self.sweep.clone().or_else(|| Some((VersionVector::new(), shown()?)))
     }
 
+    /// Is the sweep of no use any more, after all that was `forgotten` here? The member was silent for so long that forgetting did
+    /// not wait for it. Then pieces no longer tell what some events up to the target took the place of: a version that the target
+    /// does not cover could come to the member from elsewhere, beside what had replaced it. It has also `said` something.
+    pub fn outgrown(&self, forgotten: &VersionVector, said: Option<&VersionVector>) -> bool {
+        let Some((target, _)) = &self.sweep else { return false };
+        let has = |dot| {
+            self.have.as_ref().is_some_and(|vv| vv.covers(dot)) || said.is_some_and(|vv| vv.covers(dot))
+        };
+        !forgotten.iter().all(|dot| target.covers(dot) || has(dot))
+    }
+
     /// This piece is on its way; the next one follows it.
     pub fn sent(&mut self, piece: &Sweep) {
         let through = piece.through.clone().map(Some);

@@ -154,6 +154,8 @@ pub struct Replica {
     swept: BTreeMap<NodeId, exchange::Swept>,
     /// Was a sweep of this node given up in the middle?
     given_up: bool,
+    /// What entries had seen that this process let go of.
+    forgotten: VersionVector,
 }
 
 impl Replica {
@@ -170,8 +172,18 @@ impl Replica {
         clock: Clock,
         totals: Totals,
     ) -> Replica {
-        let (peers, swept) = (BTreeMap::new(), BTreeMap::new());
-        Replica { me, vv, floor, clock, totals, far_future: 0, peers, swept, given_up: false }
+        Replica {
+            me,
+            vv,
+            floor,
+            clock,
+            totals,
+            far_future: 0,
+            peers: BTreeMap::new(),
+            swept: BTreeMap::new(),
+            given_up: false,
+            forgotten: VersionVector::new(),
+        }
     }
 
     /// This node.
@@ -193,6 +205,11 @@ impl Replica {
     /// What has been forgotten here.
     pub fn floor(&self) -> &VersionVector {
         &self.floor
+    }
+
+    /// What entries had seen that was forgotten since this process began: unlike the floor, without rows of the log that went.
+    pub fn forgotten(&self) -> &VersionVector {
+        &self.forgotten
     }
 
     /// The hybrid clock.
@@ -288,6 +305,7 @@ impl Replica {
             return rowless.then(|| entry.context().clone());
         }
         self.floor.join(entry.context());
+        self.forgotten.join(entry.context());
         unit.forget();
         unit.at_mut(place).entry.slim();
         None

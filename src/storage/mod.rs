@@ -161,6 +161,8 @@ pub struct Published {
     pub vv: VersionVector,
     /// What is forgotten.
     pub floor: VersionVector,
+    /// What entries had seen that was forgotten since the start.
+    pub forgotten: VersionVector,
     /// The hybrid clock.
     pub clock: Clock,
     /// Counts and digest.
@@ -174,6 +176,7 @@ impl Published {
         Published {
             vv: replica.vv().clone(),
             floor: replica.floor().clone(),
+            forgotten: replica.forgotten().clone(),
             clock: replica.clock(),
             totals: *replica.totals(),
             far_future: replica.far_future(),

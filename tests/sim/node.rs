@@ -293,6 +293,10 @@ impl Node {
                 line.courier.begin_sweep(disk.vv.clone());
             }
         }
+        if line.courier.outgrown(process.replica.forgotten(), said.as_ref()) {
+            line.courier.failed();
+            return self.mail(peer, bounds, early, now_ms);
+        }
         let (target, after) = line.courier.piece().expect("begun above, or under way");
         // What is published never goes back.
         let reader = if reader.vv().covers_all(&target) { reader } else { disk.replica() };
