@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use dynarust::replica::{
-    Change, Clock, Dot, Entry, Held, Hlc, Kind, NodeId, Records, Replica, Totals, Trees, Unit, VersionVector,
+    Change, Clock, Dot, Entry, Held, Hlc, Kind, Member, NodeId, Records, Replica, Totals, Trees, Unit, Value,
+    Version, VersionVector,
 };
 use dynarust::storage::{Changes, Kept};
 
@@ -159,6 +160,16 @@ impl Disk {
     pub fn records(&self, id: NodeId) -> Records {
         let entry = self.entries.get(&(Kind::Membership, id.0.to_be_bytes().to_vec()));
         entry.map(Records::told).unwrap_or_default()
+    }
+
+    /// The last membership of a node that is told of here, ended or not.
+    pub fn last_joined(&self, id: NodeId) -> Option<u64> {
+        let entry = self.entries.get(&(Kind::Membership, id.0.to_be_bytes().to_vec()))?;
+        let joined = |version: &Version| match &version.value {
+            Value::Inline(text) => Member::of(text).joined_at_ms,
+            Value::Chunked { .. } => 0,
+        };
+        entry.versions().iter().map(joined).max()
     }
 
     /// Has it heard of this event of this key, in whatever way?

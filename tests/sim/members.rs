@@ -23,6 +23,9 @@ impl World {
     pub fn start(&mut self, at: usize, join: Option<usize>) {
         let now_ms = self.now(at);
         self.letters += 1;
+        if self.random.chance(40) {
+            self.machines[at].address = format!("address {}", self.letters);
+        }
         self.machines[at].start(self.letters, now_ms);
         let mut sponsors = self.meet(at);
         if let Some(join) = join {
@@ -56,7 +59,9 @@ impl World {
     fn serve(&mut self, at: usize) {
         let (me, seq) = (self.machines[at].me(), self.machines[at].disk.vv.get(self.machines[at].me()));
         self.oracle.undo(me, seq);
-        self.tokens.retain(|(_, token)| !token.dots().iter().any(|dot| dot.origin == me && dot.seq > seq));
+        let undone = |dot: &Dot| dot.origin == me && dot.seq > seq;
+        self.tokens.retain(|(_, token)| !token.dots().iter().any(undone));
+        self.ended.retain(|(_, mark, _)| !undone(mark));
         self.machines[at].serves = true;
         self.taken_in(at);
         if !self.machines[at].serves {
@@ -171,7 +176,7 @@ impl World {
         let record = match records.dots().all(known) {
             true => told.standing(),
             false if mark.is_some() && mark == process.came_with => {
-                Some(records.taken_in(String::new(), now_ms))
+                Some(records.taken_in(self.machines[at].address.clone(), now_ms))
             }
             false => None,
         };
@@ -182,8 +187,12 @@ impl World {
 
     /// Takes a node in.
     fn enter(&mut self, at: usize, id: NodeId) -> bool {
-        let record = self.machines[at].disk.records(id).taken_in(String::new(), self.now(at));
-        self.put_record(at, id, record)
+        let address = self.machines[self.homes[&id]].address.clone();
+        let record = self.machines[at].disk.records(id).taken_in(address, self.now(at));
+        let entered = self.put_record(at, id, record);
+        let stands = self.machines[at].disk.records(id).standing().is_some();
+        assert!(!entered || stands, "{id} was taken in, and is no member");
+        entered
     }
 
     /// This becomes all that there is of a node's records, if it is not.
@@ -198,10 +207,8 @@ impl World {
         let node = &self.machines[at];
         let me = node.me();
         let founds = node.others().is_empty() || node.process.as_ref().is_some_and(|p| p.former.is_some());
-        match node.disk.records(me).standing() {
-            Some(standing) => drop(self.put_record(at, me, standing)),
-            None if founds => drop(self.enter(at, me)),
-            None => {}
+        if founds || node.disk.records(me).standing().is_some() {
+            self.enter(at, me);
         }
     }
 
@@ -236,9 +243,26 @@ impl World {
         if !node.disk.members().contains(&node.me()) {
             return;
         }
-        if let Some(mark) = node.disk.records(id).evicted(self.now(at)) {
-            self.counts.evictions += 1;
-            self.put_record(at, id, mark);
+        let (mark, joined) = (node.disk.records(id).evicted(self.now(at)), node.disk.last_joined(id));
+        let (Some(mark), Some(joined)) = (mark, joined) else { return };
+        self.counts.evictions += 1;
+        if self.put_record(at, id, mark)
+            && let Some(dot) = self.machines[at].disk.records(id).dots().next()
+        {
+            self.ended.push((id, dot, joined));
+        }
+    }
+
+    /// What an eviction has ended, nothing that was written beside it brings back.
+    pub fn check_evictions(&self, at: usize) {
+        for (id, mark, joined) in self.ended.iter().filter(|(_, mark, _)| self.oracle.stands(*mark)) {
+            if let Some(standing) = self.machines[at].disk.records(*id).standing() {
+                let since = standing.joined_at_ms;
+                assert!(
+                    since > *joined,
+                    "{id} is a member since {since}; {mark} evicted who joined at {joined}"
+                );
+            }
         }
     }
 
@@ -256,6 +280,8 @@ impl World {
             return;
         }
         self.counts.leaves += 1;
+        // One that left may be taken in again by a record of its that whoever takes it in still has, from before its eviction.
+        self.ended.retain(|(id, ..)| *id != me);
         let last = Dot::new(me, self.machines[at].disk.vv.get(me));
         self.machines[at].process().leaving = Some(last);
     }

@@ -103,6 +103,8 @@ pub struct Node {
     pub backup: Option<Disk>,
     /// How far its clock is off.
     pub skew_ms: i64,
+    /// Where it is reached: another place for the same machine, so that its record changes when that of its eviction is written.
+    pub address: String,
     /// How many events its log keeps for nobody, and for a member that lacks them.
     log: (usize, usize),
     /// Not there when it is switched off.
@@ -115,7 +117,16 @@ pub struct Node {
 
 impl Node {
     pub fn new(disk: Disk, skew_ms: i64, log: (usize, usize)) -> Node {
-        Node { disk, backup: None, skew_ms, log, process: None, serves: false, gone: false }
+        Node {
+            disk,
+            backup: None,
+            skew_ms,
+            address: String::new(),
+            log,
+            process: None,
+            serves: false,
+            gone: false,
+        }
     }
 
     pub fn me(&self) -> NodeId {

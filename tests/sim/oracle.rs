@@ -83,6 +83,11 @@ impl Oracle {
         }
     }
 
+    /// Is this event sure to be known to everybody in the end?
+    pub fn stands(&self, dot: Dot) -> bool {
+        self.events.get(&dot).is_some_and(|event| !event.lost)
+    }
+
     /// The keys that any event was of.
     pub fn keys(&self) -> BTreeSet<(Kind, Vec<u8>)> {
         self.events.values().map(|event| (event.kind, event.key.clone())).collect()

@@ -35,6 +35,7 @@ pub fn run(seed: u64) -> End {
         tokens: Vec::new(),
         network: Network::default(),
         oracle: Oracle::default(),
+        ended: Vec::new(),
         now_ms: 1_000_000_000,
         letters: 0,
         heard_first: BTreeMap::new(),
@@ -345,6 +346,7 @@ impl World {
         for at in &alive {
             let disk = &self.machines[*at].disk;
             disk.check();
+            self.check_evictions(*at);
             assert_eq!(disk.totals, first.totals, "equal vectors, equal digests");
         }
         self.counts.stranded += stranded;

@@ -21,6 +21,8 @@ pub struct World {
     pub tokens: Vec<((Kind, Vec<u8>), Token)>,
     pub network: Network,
     pub oracle: Oracle,
+    /// Evictions that a client was told of: who, the mark, and the last membership that it found.
+    pub ended: Vec<(NodeId, Dot, u64)>,
     pub now_ms: u64,
     pub letters: u64,
     /// By the processes that hear and speak: what the one that speaks had of its own when the other first heard of it.
