@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-use crate::client::Client;
 use crate::options::Options;
 use crate::shared::child::Server;
+use crate::shared::client::Client;
 use crate::shared::load::{self, Outcome, Plan, Until};
 use crate::shared::machine::{self, Room};
 use crate::shared::report::Report;

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-use crate::client::Client;
 use crate::cluster::{Cluster, Kind, events};
 use crate::options::Options;
-use crate::paced::{Paced, WRITERS};
 use crate::shared::Failure;
+use crate::shared::client::Client;
 use crate::shared::load::{self, Plan, Until};
 use crate::shared::machine::{self, Room};
+use crate::shared::paced::{Paced, WRITERS};
 use crate::shared::report::{Report, Table, median, rate_text};
 use crate::shared::request::Operation;
 

@@ -10,12 +10,10 @@
 //! 3. One answer that is not 200 or 201, or one broken connection, and the run ends with a failure.
 
 mod catch_up;
-mod client;
 mod cluster;
 mod join;
 mod members;
 mod options;
-mod paced;
 mod put;
 mod selfcheck;
 #[path = "../shared/mod.rs"]

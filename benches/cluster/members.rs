@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-use crate::client::Client;
 use crate::cluster::{Cluster, Kind};
 use crate::options::Options;
 use crate::shared::Failure;
+use crate::shared::client::Client;
 use crate::shared::machine::{self, Room};
 use crate::shared::report::{Report, Table, median, rate_text};
 

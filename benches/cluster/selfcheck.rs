@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cluster::Kind;
-use crate::paced::Paced;
 use crate::shared::Failure;
 use crate::shared::connection::{Answers, redis_answer};
 use crate::shared::load::{self, Plan, Until};
+use crate::shared::paced::Paced;
 use crate::shared::request::{Operation, Request};
 use crate::visibility::Probe;
 

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::client::Client;
 use crate::cluster::{Cluster, PROBE_KEY};
 use crate::options::Options;
 use crate::shared::Failure;
+use crate::shared::client::Client;
 use crate::shared::histogram::Histogram;
 use crate::shared::machine;
 use crate::shared::report::{Report, Table, median, rate_text};

@@ -98,6 +98,16 @@ impl Server {
         Ok(rustix::process::kill_process(pid, signal)?)
     }
 
+    /// SIGTERM, and waited for; an exit code that is not 0 is an error.
+    pub fn stop(&mut self) -> Result<(), Failure> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        match self.child.wait()?.success() {
+            true => Ok(()),
+            false => Err(self.complaint("did not end well")),
+        }
+    }
+
     /// SIGKILL, and gone when this returns.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -110,6 +110,12 @@ pub fn memory_mib(pid: u32) -> f64 {
     kib.unwrap_or(0.0) / 1024.0
 }
 
+/// The most memory that a process has had so far, in MiB; 0 when it is gone.
+pub fn most_memory_mib(pid: u32) -> f64 {
+    let kib = field(&format!("/proc/{pid}/status"), "VmHWM").and_then(|kib| kib.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}
+
 /// What a directory takes on the disk, in MiB, as `du` counts it.
 pub fn disk_mib(dir: &Path) -> f64 {
     fn blocks(path: &Path) -> u64 {

@@ -3,11 +3,13 @@
 #![allow(dead_code, reason = "each benchmark uses its own part")]
 
 pub mod child;
+pub mod client;
 pub mod connection;
 pub mod etcd;
 pub mod histogram;
 pub mod load;
 pub mod machine;
+pub mod paced;
 pub mod redis;
 pub mod report;
 pub mod request;

@@ -276,12 +276,12 @@ impl World {
     /// A node is asked to leave. It ends when somebody knows, or when it has waited long enough.
     pub fn leave(&mut self, at: usize) {
         let me = self.machines[at].me();
+        // One that left may be taken in again by a record of its that whoever takes it in still has, from before its eviction.
+        self.ended.retain(|(id, ..)| *id != me);
         if self.machines[at].others().is_empty() || !self.remove(at, me) {
             return;
         }
         self.counts.leaves += 1;
-        // One that left may be taken in again by a record of its that whoever takes it in still has, from before its eviction.
-        self.ended.retain(|(id, ..)| *id != me);
         let last = Dot::new(me, self.machines[at].disk.vv.get(me));
         self.machines[at].process().leaving = Some(last);
     }

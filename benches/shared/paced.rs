@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::client::Client;
-use crate::shared::Failure;
-use crate::shared::histogram::Histogram;
-use crate::shared::request::{Operation, Random, Request};
+use super::Failure;
+use super::client::Client;
+use super::histogram::Histogram;
+use super::request::{Operation, Random, Request};
 
 /// Writers at work.
 pub struct Paced {

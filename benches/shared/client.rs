@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::shared::Failure;
-use crate::shared::connection::{Answers, Head, parse_head, redis_answer};
+use super::Failure;
+use super::connection::{Answers, Head, parse_head, redis_answer};
 
 /// A connection.
 pub struct Client {
