@@ -233,6 +233,8 @@ impl World {
 
     /// A member's record goes: it has left, or goes by another id.
     fn remove(&mut self, at: usize, id: NodeId) -> bool {
+        // With its record the marks go: who comes back by this id may be taken in by one who knows of none.
+        self.ended.retain(|(of, ..)| *of != id);
         self.machines[at].disk.records(id).standing().is_some()
             && self.write(at, (Kind::Membership, &record(id)), Replaces::All, None)
     }
@@ -276,8 +278,6 @@ impl World {
     /// A node is asked to leave. It ends when somebody knows, or when it has waited long enough.
     pub fn leave(&mut self, at: usize) {
         let me = self.machines[at].me();
-        // One that left may be taken in again by a record of its that whoever takes it in still has, from before its eviction.
-        self.ended.retain(|(id, ..)| *id != me);
         if self.machines[at].others().is_empty() || !self.remove(at, me) {
             return;
         }
