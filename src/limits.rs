@@ -383,6 +383,11 @@ pub const BAD_LINES_TOLD: usize = 20;
 /// Processes remembered of each peer: a message may be late by some restarts.
 pub const RUNS_KEPT: usize = 16;
 
+/// A process that speaks after another of the same peer did, and again so much later, runs beside it, in ms: not sooner, since
+/// messages of one that is gone are read for as long as their sender would have waited; not later, since each time may have a reason
+/// of its own. Members speak to each other once a minute at least.
+pub const TWIN_MS: (u64, u64) = (PEER_ANSWER_MS, 600_000);
+
 /// Events and bytes of a backup that are read between two commits, at most: some milliseconds for which writers wait, once.
 pub const BACKUP_LAST_EVENTS: u64 = 512;
 /// Bytes of all entries of the last events, about.

@@ -116,6 +116,8 @@ struct House {
     address: Mutex<String>,
     /// The process that speaks for each peer, and those before it.
     runs: Mutex<Runs>,
+    /// When this process began.
+    began: Instant,
     /// While this node looks for a cluster: who else does.
     rivals: Mutex<Rivals>,
     /// Held while the node may come to belong to another cluster.
@@ -149,6 +151,7 @@ impl Network {
             run: (settings.random)(),
             address: Mutex::new(join::first_address(&store, &settings).await),
             runs: Mutex::new(Runs::default()),
+            began: Instant::now(),
             rivals: Mutex::new(Rivals::default()),
             adopting: tokio::sync::Mutex::new(()),
             sweeper: Mutex::new(None),
@@ -331,7 +334,8 @@ impl House {
             let said = self.store.said_by(peer).map_or(0, |said| said.vv.get(peer));
             said.max(self.store.published().vv.get(peer))
         };
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).hear(peer, run, told)
+        let now_ms = self.began.elapsed().as_millis() as u64;
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).hear(peer, run, now_ms, told)
     }
 }
 
