@@ -14,9 +14,7 @@ use super::error::Error;
 use super::pulse::Beat;
 use super::wire::{self, Envelope, Message, Pulse, Refusal, Reply};
 use super::{Door, House};
-use crate::limits::{
-    PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BODY_BYTES_SMALL, PEER_BYTES_PER_MS_LEAST, SWIM_PACKETS_MAX,
-};
+use crate::limits::{PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BODY_BYTES_SMALL, PEER_BYTES_PER_MS_LEAST};
 use crate::replica::{NodeId, VersionVector};
 use crate::storage::{Parcel, Rejection};
 
@@ -71,10 +69,18 @@ pub async fn answer(
     }
     let unreadable = |e: Error| Denied::Unreadable(e.to_string());
     let (body, _room) = body(door, payload).await?;
-    let envelope: Envelope<Message> = wire::decode(&body).map_err(unreadable)?;
-    drop(body);
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let reply = house.reply(envelope, request.peer_addr(), host.map(str::to_owned)).await;
+    let (cluster, from, to) = wire::glance(&body).map_err(unreadable)?;
+    let stranger = from != house.store.me() && !house.store.is_member(from);
+    let refused = to.filter(|_| stranger).and_then(|to| house.knows((cluster, from, to)).err());
+    let reply = match refused {
+        Some(refusal) => Reply::Refused(refusal),
+        None => {
+            let envelope: Envelope<Message> = wire::decode(&body).map_err(unreadable)?;
+            drop(body);
+            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+            house.reply(envelope, request.peer_addr(), host.map(str::to_owned)).await
+        }
+    };
     let bytes = wire::encode(&house.envelope(reply)).map_err(unreadable)?;
     Ok(HttpResponse::Ok().content_type("application/octet-stream").body(bytes))
 }
@@ -133,11 +139,6 @@ impl House {
             Message::Pulse(to, pulse) => {
                 if let Err(refusal) = self.knows((cluster, from, to)) {
                     return Reply::Refused(refusal);
-                }
-                if pulse.packets.len() > SWIM_PACKETS_MAX {
-                    return Reply::Refused(Refusal::Malformed(format!(
-                        "more than {SWIM_PACKETS_MAX} packets"
-                    )));
                 }
                 self.seen(from, now_ms, address);
                 return Reply::Pulse(self.pulse(from, pulse).await);

@@ -7,11 +7,14 @@
 //! The body is postcard (its wire format is specified and stable); what stands before it is for ever. A node that reads
 //! another protocol number says so, with both numbers, and reads no further. Nothing in a body is trusted: see `check`.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::Error;
+use crate::limits::SWIM_PACKETS_MAX;
 use crate::replica::{Frame, NodeId, Sweep, VersionVector};
 
 /// The language spoken here. It grows with every change of a type in this file, or in `replica/` of what travels.
@@ -55,7 +58,32 @@ pub struct Pulse {
     /// In a message: the sender's generation. In an answer: the asker's, if a later one than it goes by is known there.
     pub generation: u64,
     /// The packets.
+    #[serde(deserialize_with = "few_packets")]
     pub packets: Vec<Vec<u8>>,
+}
+
+/// No more of them than there may be: an empty one takes one byte on its way, and many here.
+fn few_packets<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<u8>>, D::Error> {
+    struct Packets;
+    impl<'de> Visitor<'de> for Packets {
+        type Value = Vec<Vec<u8>>;
+
+        fn expecting(&self, to: &mut fmt::Formatter) -> fmt::Result {
+            write!(to, "at most {SWIM_PACKETS_MAX} packets")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+            let mut packets = Vec::new();
+            while let Some(packet) = all.next_element()? {
+                if packets.len() == SWIM_PACKETS_MAX {
+                    return Err(A::Error::invalid_length(packets.len() + 1, &self));
+                }
+                packets.push(packet);
+            }
+            Ok(packets)
+        }
+    }
+    from.deserialize_seq(Packets)
 }
 
 /// Who wants to join.
@@ -110,7 +138,7 @@ pub enum Refusal {
     /// The sender still holds what another cluster held, which it has left.
     #[error(
         "this node has left cluster {0} and still holds what that one held, its list of members too: let it join that one \
-         again, or give it an empty --data-dir"
+         again; or take what it holds with `DynaRust export`, and give it an empty --data-dir"
     )]
     Left(NodeId),
     /// Somebody else is meant.
@@ -150,7 +178,31 @@ const HEAD_BYTES: usize = 14;
 
 /// What came in.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Envelope<T>, Error> {
-    let unreadable = |what: &str| Error::Unreadable(what.to_owned());
+    postcard::from_bytes(body(bytes)?).map_err(|e| unreadable(&format!("a message can't be read: {e}")))
+}
+
+/// What stands at the front of a message: its sender's cluster, its sender, and whom it is meant for, if it is for one node only.
+/// Read first, since a body may take many times its bytes in memory: what is of no member, or for somebody else, is read no
+/// further.
+pub fn glance(bytes: &[u8]) -> Result<(NodeId, NodeId, Option<NodeId>), Error> {
+    let damaged = |e| unreadable(&format!("a message can't be read: {e}"));
+    // An enum begins with the number of its variant, and each but one with whom it is for.
+    let front = postcard::take_from_bytes::<Envelope<u32>>(body(bytes)?);
+    let (Envelope { cluster, from, body, .. }, rest) = front.map_err(damaged)?;
+    let to =
+        (body != JOIN).then(|| postcard::take_from_bytes::<NodeId>(rest).map_err(damaged)).transpose()?;
+    Ok((cluster, from, to.map(|(to, _)| to)))
+}
+
+/// The number of [`Message::Join`], the one message that is not meant for one node.
+const JOIN: u32 = 2;
+
+fn unreadable(what: &str) -> Error {
+    Error::Unreadable(what.to_owned())
+}
+
+/// The body of a message whose front is as it must be.
+fn body(bytes: &[u8]) -> Result<&[u8], Error> {
     let (head, body) = bytes
         .split_first_chunk::<HEAD_BYTES>()
         .ok_or_else(|| unreadable("this is no message of a DynaRust node"))?;
@@ -164,7 +216,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Envelope<T>, Error> {
     if head[6..] != xxh3_64(body).to_be_bytes() {
         return Err(unreadable("a message was changed on its way"));
     }
-    postcard::from_bytes(body).map_err(|e| unreadable(&format!("a message can't be read: {e}")))
+    Ok(body)
 }
 
 #[cfg(test)]
@@ -189,6 +241,30 @@ mod tests {
         let back: Envelope<Message> = decode(&bytes).expect("it can be read");
         assert_eq!((back.cluster, back.from, back.run, back.now_ms), (NodeId(1), NodeId(2), 3, 4));
         assert!(matches!(back.body, Message::Join(Join { members: 3, port: 7, .. })));
+    }
+
+    #[test]
+    fn a_glance_tells_who_is_meant() {
+        assert_eq!(glance(&encode(&envelope()).unwrap()).unwrap(), (NodeId(1), NodeId(2), None));
+        let pulse = Message::Pulse(NodeId(9 << 40), Pulse::default());
+        let frame = Frame {
+            sender: NodeId(2),
+            vv: VersionVector::new(),
+            digest: Default::default(),
+            ranges: Vec::new(),
+            entries: Vec::new(),
+        };
+        for body in [pulse, Message::Frame(NodeId(9 << 40), frame)] {
+            let bytes = encode(&Envelope { body, ..envelope() }).unwrap();
+            assert_eq!(glance(&bytes).unwrap(), (NodeId(1), NodeId(2), Some(NodeId(9 << 40))));
+        }
+    }
+
+    #[test]
+    fn packets_are_not_read_beyond_their_bound() {
+        let of = |count: usize| Pulse { generation: 1, packets: vec![Vec::new(); count] };
+        let read = |count| postcard::from_bytes::<Pulse>(&postcard::to_stdvec(&of(count)).unwrap()).is_ok();
+        assert!(read(SWIM_PACKETS_MAX) && !read(SWIM_PACKETS_MAX + 1));
     }
 
     #[test]
