@@ -133,18 +133,19 @@ impl Network {
 }
 
 impl House {
-    /// How many of these have all that this node has now; who is up is waited for, `until` then at most.
+    /// How many of these have all that this node has now, and are up: nobody knows whether who is down comes back, or its disk.
+    /// They are waited for, `until` then at most.
     async fn holders(&self, members: &[NodeId], until: Instant) -> usize {
         let all = self.store.published().vv.clone();
-        let count = |said: &BTreeMap<NodeId, storage::Said>| {
-            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&all));
-            members.iter().filter(has).count()
-        };
         // Who is suspect may be well; who has left is no member.
         let up = |id: &&NodeId| self.peers.get(**id).liveness != Liveness::Down;
-        let up: Vec<&NodeId> = members.iter().filter(up).collect();
-        let enough =
-            self.store.until_said(|said| count(said) >= up.iter().filter(|id| said.contains_key(id)).count());
+        let count = |said: &BTreeMap<NodeId, storage::Said>| {
+            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&all));
+            members.iter().filter(up).filter(has).count()
+        };
+        let enough = self.store.until_said(|said| {
+            count(said) >= members.iter().filter(up).filter(|id| said.contains_key(id)).count()
+        });
         let _ = tokio::time::timeout_at(until.into(), enough).await;
         count(&self.store.said())
     }

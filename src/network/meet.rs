@@ -26,7 +26,8 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         return match house.store.back_to()? {
             Some(addresses) => Ok(come_back(house, addresses).await?),
             None if house.settings.join.is_empty() => Err(storage::Error::Refused(
-                "this node has left its cluster: give the address of a member to join, or another --data-dir"
+                "this node has left its cluster: give the address of a member to join, or another --data-dir; what is here can \
+                 be had with `DynaRust export` or `DynaRust inspect`"
                     .into(),
             )
             .into()),
@@ -107,14 +108,23 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
     }
     let mut addresses = Vec::new();
     for id in strangers {
-        let Some(address) = house.reach(id).await else { continue };
-        if ask_to_join(house, &address).await.is_ok() {
-            // Once more, until others know it as well: who took it in may be gone before that.
-            return Ok(vec![address]);
-        }
-        addresses.push(address);
+        addresses.extend(house.reach(id).await);
     }
-    Ok(addresses)
+    // Who took it in is asked once more, until others know it as well: that one may be gone before they do.
+    Ok(taken_in_by(house, &addresses).await.map_or(addresses, |address| vec![address]))
+}
+
+/// The first of these that takes the node in, if one does in time; the rest is for later, when the node serves.
+async fn taken_in_by(house: &House, addresses: &[String]) -> Option<String> {
+    let asked = async {
+        for address in addresses {
+            if ask_to_join(house, address).await.is_ok() {
+                return Some(address.clone());
+            }
+        }
+        None
+    };
+    tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await.ok().flatten()
 }
 
 /// The node writes under another id from now on: some of its old one's writes may be elsewhere only, and their names must not
@@ -134,7 +144,9 @@ async fn look_for_original(house: &House) {
     let Some(member) = house.member(me).await.filter(|member| member.address != house.address()) else {
         return;
     };
-    if let Err(Error::Refused(Refusal::Twin)) = greet_at(house, me, &member.address).await {
+    let asked = greet_at(house, me, &member.address);
+    let answer = tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await;
+    if let Ok(Err(Error::Refused(Refusal::Twin))) = answer {
         let directory = house.store.directory_shown();
         let why = format!(
             "{directory} is a copy of the data directory of node {me}, which runs at {}: give each node a directory of its \
@@ -155,15 +167,7 @@ async fn come_back(house: &House, left_there: Vec<String>) -> Result<Vec<String>
     }
     addresses.sort();
     addresses.dedup();
-    let asked = async {
-        for address in &addresses {
-            if ask_to_join(house, address).await.is_ok() {
-                return Some(address.clone());
-            }
-        }
-        None
-    };
-    if let Ok(Some(address)) = tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await {
+    if let Some(address) = taken_in_by(house, &addresses).await {
         return Ok(vec![address]);
     }
     if house.store.cluster() != NOWHERE {

@@ -23,6 +23,22 @@ fn is_about_to_leave(node: &Node) {
     wait_until(SOON, "it takes no more requests", || node.request("GET", "/stats", "").status == 503);
 }
 
+/// Nobody knows whether those who are down come back, and with their disks: the last one that serves stays.
+#[test]
+fn a_node_whose_others_are_all_down_stays() {
+    let mut cluster = Cluster::start(2);
+    put(cluster.node(1), "k?w=2", "x");
+    let gone = id(cluster.node(0));
+    cluster.kill(0);
+    wait_until(SETTLED, "it is found out", || state(cluster.node(1), &gone) == "down");
+    let told = ask_to_leave(cluster.node(1)).join().unwrap().expect("an answer");
+    assert_eq!(told.status, 409, "{}", told.text());
+    assert!(told.text().contains(&format!("start one of {gone}")), "{}", told.text());
+    shows(cluster.node(1), "k", Some("x"));
+    cluster.up(0);
+    cluster.settle();
+}
+
 /// A member that stands still is taken for alive for some seconds, and has nothing and tells nothing.
 #[test]
 fn a_node_leaves_in_time_though_a_member_stands_still() {
@@ -161,6 +177,22 @@ fn an_evicted_node_comes_back_as_one_that_is_taken_in() {
     });
     // Who evicted it hears of both.
     cluster.up(0);
+    cluster.settle();
+}
+
+/// Each of them takes the connection and says nothing.
+#[test]
+fn an_evicted_node_starts_in_time_though_the_others_stand_still() {
+    let mut cluster = Cluster::start(4);
+    let evicted = id(cluster.node(3));
+    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+    wait_until(SETTLED, "it is told", || state(cluster.node(3), &evicted) == "none");
+    cluster.kill(3);
+    (0..3).for_each(|other| cluster.node(other).signal(libc::SIGSTOP));
+    let began = Instant::now();
+    cluster.up_untold(3);
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    (0..3).for_each(|other| cluster.node(other).signal(libc::SIGCONT));
     cluster.settle();
 }
 

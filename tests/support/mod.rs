@@ -79,9 +79,22 @@ impl Node {
         let _ = self.child.wait();
     }
 
+    /// Sends a signal; after SIGSTOP the process stands still when this returns, which takes a moment for each of its threads.
     pub fn signal(&self, signal: i32) {
-        let sent = unsafe { libc::kill(self.child.id() as i32, signal) };
+        let pid = self.child.id();
+        let sent = unsafe { libc::kill(pid as i32, signal) };
         assert_eq!(sent, 0, "the process can be signalled");
+        if signal == libc::SIGSTOP {
+            let stopped = |task: std::io::Result<std::fs::DirEntry>| {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                // The state stands behind the name, which is in parentheses. A thread that is gone does nothing either.
+                stat.map_or(true, |stat| {
+                    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+                })
+            };
+            let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).expect("a process has tasks");
+            wait_until(SOON, "every thread stands still", || tasks().all(stopped));
+        }
     }
 
     /// SIGTERM, and its exit status.
