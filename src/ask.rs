@@ -33,7 +33,10 @@ pub fn leave(flags: &Leave) -> Result<String, String> {
     // What the node waits for, and its disk: a commit that takes longer ends it.
     let limit = Duration::from_millis(LEAVE_MS + COMMIT_DEADLINE_MS_DEFAULT) + PATIENCE;
     let request = format!("POST /cluster/leave HTTP/1.0\r\n{shown}Content-Length: 0\r\n\r\n");
-    let told = match ask(address, &request, limit)? {
+    let asked = ask(address, &request, limit);
+    let told = match asked
+        .map_err(|e| format!("{e}; if it was asked, it may leave all the same: see who is a member"))?
+    {
         Answer { status: 200, text } => text,
         Answer { status: 401, .. } => {
             return Err(match given {

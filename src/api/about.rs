@@ -17,10 +17,18 @@ pub fn health(request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({"status": "alive"})))
 }
 
-/// `GET /ready`: requests are served, and there is something to be read: a new member has what its cluster had when it joined.
+/// `GET /ready`: requests are served, and there is something to be read: a new member has what its cluster had when it joined. Who
+/// was evicted serves what it is asked, but nobody hears of what is written there.
 pub fn ready(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     request::no_parameters(request)?;
-    arrived(app, app.store()?)?;
+    let store = app.store()?;
+    arrived(app, store)?;
+    if store.is_out() {
+        return Err(Problem::new(
+            Code::Starting,
+            "this node is no member any more: it was evicted, or it leaves",
+        ));
+    }
     Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
 }
 

@@ -187,6 +187,7 @@ fn an_evicted_node_starts_in_time_though_the_others_stand_still() {
     let evicted = id(cluster.node(3));
     assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
     wait_until(SETTLED, "it is told", || state(cluster.node(3), &evicted) == "none");
+    assert_eq!(cluster.node(3).request("GET", "/ready", "").status, 503);
     cluster.kill(3);
     (0..3).for_each(|other| cluster.node(other).signal(libc::SIGSTOP));
     let began = Instant::now();
@@ -194,6 +195,7 @@ fn an_evicted_node_starts_in_time_though_the_others_stand_still() {
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     (0..3).for_each(|other| cluster.node(other).signal(libc::SIGCONT));
     cluster.settle();
+    assert_eq!(cluster.node(3).request("GET", "/ready", "").status, 200);
 }
 
 /// A member that is told to join by one that was evicted, and runs on.
