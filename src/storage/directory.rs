@@ -23,6 +23,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::aside::is_aside;
 use super::error::Error;
+use super::guard;
+use super::progress::Progress;
+use super::sledlog::snapshot_body;
 use crate::limits::{BALLAST_BYTES, LOCK_RETRY_MS, SEGMENT_BYTES};
 use crate::replica::NodeId;
 
@@ -145,21 +148,23 @@ impl Directory {
         birth(&self.store())
     }
 
+    /// May sled open what was served? Changes nothing.
+    pub fn check(&self) -> Result<(), Error> {
+        let store = self.store();
+        for name in ["conf", "db"] {
+            let length = fs::metadata(store.join(name)).map(|m| m.len()).unwrap_or(0);
+            if length == 0 {
+                return Err(Error::Damaged(format!("{} is missing or empty", store.join(name).display())));
+            }
+        }
+        let snapshot = snapshot(&store).map_err(|e| Error::of_files("read", &store, &e))?;
+        guard::check(&store, self.manifest.segment_bytes, snapshot, Progress::witness(&self.path)?)
+    }
+
     /// Makes what is there fit to be opened: a snapshot that was being written when the machine stopped bricks sled,
     /// which takes it for the newest one.
     pub fn repair(&self) -> Result<(), Error> {
         let store = self.store();
-        if self.manifest.state == State::Ready {
-            for name in ["conf", "db"] {
-                let length = fs::metadata(store.join(name)).map(|m| m.len()).unwrap_or(0);
-                if length == 0 {
-                    return Err(Error::Damaged(format!(
-                        "{} is missing or empty",
-                        store.join(name).display()
-                    )));
-                }
-            }
-        }
         let failed = |e: io::Error| Error::of_files("prepare", &store, &e);
         if self.manifest.state == State::Ready {
             // After a kill the last writes may be in memory only, and sled's new snapshot would rest on them.
@@ -371,6 +376,26 @@ pub fn take_lock(directory: &Path) -> Result<File, Error> {
     }
 }
 
+/// The snapshot that sled will read, and before which LSN it has everything.
+fn snapshot(store: &Path) -> io::Result<Option<(u64, PathBuf)>> {
+    let mut last: Option<(u64, PathBuf)> = None;
+    for file in fs::read_dir(store)? {
+        let path = file?.path();
+        // One that is whole will have its name: see below.
+        let unnamed = path.extension().is_some_and(|extension| extension == "generating");
+        let named = if unnamed { path.with_extension("") } else { path.clone() };
+        let lsn = named.extension().and_then(|lsn| u64::from_str_radix(lsn.to_str()?, 16).ok());
+        let Some(lsn) = lsn.filter(|_| named.file_stem().is_some_and(|name| name == "snap")) else {
+            continue;
+        };
+        let newer = last.as_ref().is_none_or(|(last, _)| *last < lsn);
+        if newer && (!unnamed || snapshot_body(&fs::read(&path)?).is_some()) {
+            last = Some((lsn, path));
+        }
+    }
+    Ok(last)
+}
+
 /// Finishes or removes a snapshot that still has its name from while it was written.
 ///
 /// sled syncs the snapshot, renames it, and then wipes the segments that it makes superfluous, without a sync of the
@@ -378,21 +403,12 @@ pub fn take_lock(directory: &Path) -> Result<File, Error> {
 /// read without this snapshot. One that is whole gets its name. One that is not was never renamed, nothing was wiped
 /// because of it, and the one before it is still there.
 fn settle_snapshot(path: &Path) -> io::Result<()> {
-    if is_whole_snapshot(&fs::read(path)?) {
+    if snapshot_body(&fs::read(path)?).is_some() {
         log::warn!("naming {}, a snapshot that was finished but for its name", path.display());
         return fs::rename(path, path.with_extension(""));
     }
     log::warn!("removing {}, a snapshot that was never finished", path.display());
     fs::remove_file(path)
-}
-
-/// As sled frames it: the body, its length in 8 bytes and its CRC-32 in 4, both little endian.
-fn is_whole_snapshot(bytes: &[u8]) -> bool {
-    let Some((rest, check)) = bytes.split_last_chunk::<4>() else { return false };
-    let Some((body, length)) = rest.split_last_chunk::<8>() else { return false };
-    !body.is_empty()
-        && u64::from_le_bytes(*length) == body.len() as u64
-        && u32::from_le_bytes(*check) == crc32fast::hash(body)
 }
 
 /// Makes a directory and all above it, and puts their names on the disk.
@@ -411,23 +427,4 @@ fn make_durable(path: &Path) -> io::Result<()> {
 /// What was done to this file, or to the names in this directory, is on the disk when this comes back.
 pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_whole_snapshot_is_told_from_a_torn_one() {
-        let mut bytes = b"123456789".to_vec();
-        bytes.extend(9u64.to_le_bytes());
-        bytes.extend(0xcbf4_3926u32.to_le_bytes());
-        assert!(is_whole_snapshot(&bytes));
-        for cut in 0..bytes.len() {
-            assert!(!is_whole_snapshot(&bytes[..cut]));
-        }
-        bytes[3] ^= 1;
-        assert!(!is_whole_snapshot(&bytes));
-        assert!(!is_whole_snapshot(&[0; 12]));
-    }
 }

@@ -21,10 +21,10 @@ pub enum Error {
 }
 
 /// What to do about a damaged directory.
-pub const CHOICES: &str = "; nothing is served from it. Make a copy before you start again: opening may have cut store/db off \
-behind the damage. Choices: put a sound copy of the directory in its place; save what can be read with DynaRust inspect DIR \
-salvage --out FILE; where other members are up, start with a JOIN address and --rejoin-empty, which moves the directory aside \
-and takes everything from them";
+pub const CHOICES: &str = "; nothing is served from it. If it was opened, make a copy before you start again: that may have cut \
+store/db off behind the damage. Choices: put a sound copy of the directory in its place; save what can be read with DynaRust \
+inspect DIR salvage --out FILE; where other members are up, start with a JOIN address and --rejoin-empty, which moves the \
+directory aside and takes everything from them";
 
 impl Error {
     /// The line with which a process ends that can't go on because of it: what happened, and what to do.

@@ -23,6 +23,7 @@ mod engine;
 mod error;
 mod exchange;
 mod feed;
+mod guard;
 mod heard;
 mod identity;
 mod listing;

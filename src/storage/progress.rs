@@ -38,15 +38,21 @@ impl Progress {
         }
     }
 
-    /// Is this what was committed last, or more?
-    pub fn check(&self, recovered: &VersionVector) -> Result<(), Error> {
+    /// What the witness of this directory says. It is opened as for use, so that whatever hinders that is met here.
+    pub fn witness(directory: &Path) -> Result<u64, Error> {
+        Progress::open(directory, false)?.committed()
+    }
+
+    fn committed(&self) -> Result<u64, Error> {
         let mut bytes = [0; 16];
         let read = self.0.read_exact_at(&mut bytes, 0);
-        let (events, check) = bytes.split_at(8);
-        if read.is_err() || xxh3_64(events).to_be_bytes() != check {
-            return Err(Error::Damaged("the PROGRESS file is damaged".into()));
-        }
-        let committed = u64::from_be_bytes(bytes[..8].try_into().unwrap_or_default());
+        let events = read.ok().and_then(|()| decode(&bytes));
+        events.ok_or_else(|| Error::Damaged("the PROGRESS file is damaged".into()))
+    }
+
+    /// Is this what was committed last, or more?
+    pub fn check(&self, recovered: &VersionVector) -> Result<(), Error> {
+        let committed = self.committed()?;
         let found = events_of(recovered);
         if found < committed {
             return Err(Error::Damaged(format!(
@@ -73,10 +79,12 @@ impl Progress {
 
 /// What the witness of this directory says; `None` when it is missing or damaged.
 pub fn read(directory: &Path) -> Option<u64> {
-    let bytes: [u8; 16] = std::fs::read(directory.join("PROGRESS")).ok()?.try_into().ok()?;
-    let (events, check) = bytes.split_at(8);
-    (xxh3_64(events).to_be_bytes() == check)
-        .then(|| u64::from_be_bytes(bytes[..8].try_into().unwrap_or_default()))
+    decode(&std::fs::read(directory.join("PROGRESS")).ok()?.try_into().ok()?)
+}
+
+fn decode(bytes: &[u8; 16]) -> Option<u64> {
+    let (events, check) = bytes.split_first_chunk::<8>()?;
+    (xxh3_64(events).to_be_bytes() == check).then(|| u64::from_be_bytes(*events))
 }
 
 fn failed(e: std::io::Error) -> Error {

@@ -63,10 +63,13 @@ fn open_unnamed(
     watchdog: &Watchdog,
     fresh: impl FnOnce() -> [u64; 2],
 ) -> Result<Found, Error> {
+    let new = directory.manifest.state == State::Creating;
+    if !new {
+        directory.check()?;
+    }
     directory.repair()?;
     let db = open_sled(directory, cache_bytes)?;
     watchdog.follow(&db);
-    let new = directory.manifest.state == State::Creating;
     migrate::run(&db, if new { 0 } else { directory.manifest.format })?;
     let trees = Trees::of(db)?;
     if new {
@@ -96,7 +99,6 @@ pub fn open_sled(directory: &Directory, cache_bytes: u64) -> Result<sled::Db, Er
 
 /// The same of a store that is elsewhere, or makes it.
 pub fn open_sled_at(path: &Path, segment_bytes: usize, cache_bytes: u64) -> Result<sled::Db, Error> {
-    read_through(&path.join("db"))?;
     let config = sled::Config::new()
         .path(path)
         .segment_size(segment_bytes)
@@ -125,16 +127,6 @@ pub fn open_sled_at(path: &Path, segment_bytes: usize, cache_bytes: u64) -> Resu
             }
             Err(e) => return Err(Error::Damaged(format!("{} does not open: {e}", path.display()))),
         }
-    }
-}
-
-/// Reads the whole log once. sled takes a read error for the end of its log, and wipes what lies behind it: an error that
-/// may pass must be met by somebody who changes nothing.
-fn read_through(db: &Path) -> Result<(), Error> {
-    let read = std::fs::File::open(db).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
-    match read {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::of_files("read", db, &e)),
-        _ => Ok(()),
     }
 }
 

@@ -15,16 +15,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const KEYS: usize = 300;
-const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A directory and what is in it: the number of each key's last write, if it has a value.
-struct Base {
-    dir: tempfile::TempDir,
+pub struct Base {
+    pub dir: tempfile::TempDir,
     truth: Vec<Option<u32>>,
 }
 
 /// Values small and large, overwritten and deleted, over two runs of the node; the last ends as `signal` says.
-fn base(signal: i32, random: &mut Random) -> Base {
+pub fn base(signal: i32, random: &mut Random) -> Base {
     let dir = tempfile::tempdir().expect("a directory");
     let mut truth = vec![None; KEYS];
     for run in 0..2 {
@@ -254,7 +254,7 @@ fn value_of(body: &[u8]) -> Result<String, String> {
 }
 
 /// Does one random damage, and says which.
-fn damage(dir: &Path, files: &[PathBuf], random: &mut Random) -> String {
+pub fn damage(dir: &Path, files: &[PathBuf], random: &mut Random) -> String {
     let of_database = |file: &&PathBuf| file.ends_with("store/db");
     let database = files.iter().find(of_database).expect("a database");
     let name = if random.chance(60) { database } else { &files[random.index(files.len())] };
@@ -317,7 +317,7 @@ fn cut(path: &Path, length: u64) {
 }
 
 /// The paths of the files under `dir`, relative to it, in order.
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).expect("it can be listed") {
         let entry = entry.expect("it can be listed");
@@ -331,7 +331,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a directory");
     for entry in std::fs::read_dir(from).expect("it can be listed") {
         let entry = entry.expect("it can be listed");

@@ -7,8 +7,8 @@
 //! 2. Tests that measure time or memory run `alone`, the others `beside` each other.
 //! 3. What this machine does not allow is said in a line `SKIPPED: … because …`, never passed over.
 //!
-//! Environment: `DYNARUST_SEED` repeats a run; `DYNARUST_KILL_ROUNDS`, `DYNARUST_COMPACT_KILLS` and `DYNARUST_CORRUPTIONS`
-//! set how many.
+//! Environment: `DYNARUST_SEED` repeats a run; `DYNARUST_KILL_ROUNDS`, `DYNARUST_COMPACT_KILLS`, `DYNARUST_CORRUPTIONS` and
+//! `DYNARUST_GUARDED` set how many.
 
 #[path = "../support/mod.rs"]
 #[allow(clippy::unwrap_used, reason = "a failed lock fails the test")]
@@ -21,6 +21,7 @@ mod corruption;
 mod disk;
 mod faults;
 mod greedy;
+mod guard;
 mod history;
 mod kill;
 mod limits;

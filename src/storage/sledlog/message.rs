@@ -92,14 +92,33 @@ impl Head {
     }
 }
 
+/// What the header of a segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHead {
+    /// The LSN at which the segment begins.
+    pub lsn: u64,
+    /// Up to and with this LSN everything was on the disk when the segment was begun; `None`: nothing was.
+    pub stable: Option<u64>,
+}
+
+impl SegmentHead {
+    /// The header at the begin of these bytes; `None` when it is damaged, or none is there.
+    pub fn read(bytes: &[u8]) -> Option<SegmentHead> {
+        let mut from = Reader::at(bytes, 0);
+        let check = u32::from_le_bytes(from.array()?) ^ u32::MAX;
+        let lsn = u64::from_le_bytes(from.array()?) ^ i64::MAX as u64;
+        let stable = u64::from_le_bytes(from.array()?) ^ i64::MAX as u64;
+        let sound = crc32fast::hash(bytes.get(4..SEGMENT_HEADER_BYTES)?) == check;
+        let of = |number: u64| i64::try_from(number).is_ok().then_some(number);
+        // sled's are signed, and only the second one may be negative.
+        let lsn = of(lsn).filter(|_| sound)?;
+        Some(SegmentHead { lsn, stable: of(stable) })
+    }
+}
+
 /// The LSN at which a segment begins, by its header; `None` when that is damaged, or none.
 pub fn segment_lsn(bytes: &[u8]) -> Option<u64> {
-    let mut from = Reader::at(bytes, 0);
-    let check = u32::from_le_bytes(from.array()?) ^ u32::MAX;
-    let lsn = u64::from_le_bytes(from.array()?) ^ i64::MAX as u64;
-    let sound = crc32fast::hash(bytes.get(4..SEGMENT_HEADER_BYTES)?) == check;
-    // sled's is signed, and never negative.
-    (sound && i64::try_from(lsn).is_ok()).then_some(lsn)
+    SegmentHead::read(bytes).map(|head| head.lsn)
 }
 
 /// Reads on from a place; whatever does not fit is `None`.

@@ -21,13 +21,17 @@
 //! Numbers are little endian. A page is what its last node says, and the links after that, by LSN.
 
 mod message;
+mod opening;
 mod page;
 mod segments;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub use message::Kind;
+pub use opening::{End, Opening, Sound};
 pub use page::{
     Data, Link, Node, decode_link, decode_meta, decode_node, decode_torn_node, likely_values, proven_values,
 };
 pub use segments::{BadPlace, Message, Reach, Segments};
+pub use snapshot::{snapshot_body, snapshot_pages};

@@ -316,7 +316,7 @@ impl Segment<'_, '_> {
 }
 
 /// A message of any segment at this place, if its check holds.
-fn sound(bytes: &[u8], at: usize, segment_bytes: usize) -> Option<Head> {
+pub fn sound(bytes: &[u8], at: usize, segment_bytes: usize) -> Option<Head> {
     // Most places are passed over here: at a megabyte a segment, each instruction counts.
     if !matches!(bytes.get(at + 4), Some(1..=11)) {
         return None;
@@ -328,7 +328,7 @@ fn sound(bytes: &[u8], at: usize, segment_bytes: usize) -> Option<Head> {
 }
 
 /// The segment number that most bytes of messages in it have.
-fn most_common_number(bytes: &[u8], segment_bytes: usize) -> Option<u64> {
+pub fn most_common_number(bytes: &[u8], segment_bytes: usize) -> Option<u64> {
     let mut found: BTreeMap<u64, usize> = BTreeMap::new();
     let mut at = 0;
     while at < bytes.len() {
@@ -343,7 +343,7 @@ fn most_common_number(bytes: &[u8], segment_bytes: usize) -> Option<u64> {
     found.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(number, _)| number)
 }
 
-fn read_at_most(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+pub fn read_at_most(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], at + done as u64) {
