@@ -4,17 +4,17 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 
 use super::{Error, Out, shown};
 use crate::cli;
 use crate::limits::SALVAGE_SHOWN_MAX;
+use crate::part::Part;
 use crate::replica::{Entry, Kind, Member, NodeId, Records, Version};
 use crate::storage::{self, Incomplete, Salvage, Stale};
 use crate::time;
@@ -240,30 +240,24 @@ fn more(count: usize, out: &mut Out) -> Result<(), Error> {
     }
 }
 
-/// The file that is being written, under another name until it is whole.
+/// The file that is being written.
 struct Made {
     to: BufWriter<File>,
-    path: PathBuf,
-    as_yet: PathBuf,
+    part: Part,
 }
 
 impl Made {
     fn new(dir: &Path, path: &Path) -> Result<Made, Error> {
         let shown = path.display();
         let refuse = |why: String| storage::Error::Refused(format!("can't write {shown}: {why}"));
-        if path.symlink_metadata().is_ok() {
-            return Err(refuse("it exists already; give another --out".into()).into());
-        }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let inside = |folder: &Path| Some(folder.canonicalize().ok()?.starts_with(dir.canonicalize().ok()?));
         if inside(folder) == Some(true) {
             return Err(refuse("it is in the directory that is salvaged; give another --out".into()).into());
         }
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".part");
-        let as_yet = folder.join(name);
-        let file = File::create_new(&as_yet).map_err(|e| refuse(format!("{}: {e}", as_yet.display())))?;
-        Ok(Made { to: BufWriter::new(file), path: path.to_owned(), as_yet })
+        let begun = Part::begin(path).and_then(|part| Ok((part.file().try_clone()?, part)));
+        let (file, part) = begun.map_err(|e| refuse(e.to_string()))?;
+        Ok(Made { to: BufWriter::new(file), part })
     }
 
     fn line(&mut self, line: &Line) -> Result<(), Error> {
@@ -271,23 +265,8 @@ impl Made {
         Ok(self.to.write_all(b"\n")?)
     }
 
-    /// Puts it on the disk, and gives it its name.
     fn finish(mut self) -> Result<(), Error> {
         self.to.flush()?;
-        self.to.get_ref().sync_all()?;
-        match renameat_with(CWD, &self.as_yet, CWD, &self.path, RenameFlags::NOREPLACE) {
-            // A file system that can't: nothing was there when it began.
-            Err(rustix::io::Errno::INVAL) => fs::rename(&self.as_yet, &self.path)?,
-            renamed => renamed.map_err(std::io::Error::from)?,
-        }
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        Ok(File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?)
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        // Under its right name by then, or of no use.
-        let _ = fs::remove_file(&self.as_yet);
+        Ok(self.part.finish()?)
     }
 }

@@ -1,8 +1,8 @@
 //! `DynaRust backup` and `DynaRust restore`: a running node's backup into a file, and a file into a directory.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::limits::{
     CACHE_MIB_DEFAULT, COMMIT_DEADLINE_MS_DEFAULT, FORGET_AFTER_HOURS_DEFAULT, WRITE_QUEUE_DEFAULT,
 };
 use crate::metrics::Metrics;
+use crate::part::Part;
 use crate::replica::NodeId;
 use crate::storage::{self, Filling, Parcel, Rejection, Settings, Store};
 use crate::time;
@@ -20,42 +21,16 @@ use crate::time;
 /// Fetches a backup into a file that is not there yet, and comes back with what is told of it.
 pub fn backup(flags: &Backup) -> Result<String, Error> {
     let node = address(&flags.node).ok_or_else(|| no_address(&flags.node))?;
-    let file = &flags.output;
-    let shown = file.display();
-    if file.exists() {
-        return Err(Error::File(format!("{shown} is there already: give another name")));
-    }
-    let part = beside(file);
-    let failed = |e: io::Error| Error::File(format!("can't write {}: {e}", part.display()));
-    // What is left of a try that was cut off is of no use.
-    let mut to = File::create(&part).map_err(failed)?;
-    let done = wait(download(&node, &mut to, &part)).and_then(|()| {
-        to.sync_all().map_err(failed)?;
-        let told = proven(&part)?;
-        fs::rename(&part, file).map_err(failed)?;
-        sync_names(file).map_err(failed)?;
-        let (bytes, End { keys, ended_ms, .. }) = told;
-        Ok(format!("{shown}: {keys} keys in {bytes} bytes, as of {}", time::text(ended_ms)))
-    });
-    if done.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    done
+    let shown = flags.output.display();
+    let failed = |e: io::Error| Error::File(format!("can't write {shown}: {e}"));
+    let part = Part::begin(&flags.output).map_err(failed)?;
+    wait(download(&node, part.file(), part.as_yet()))?;
+    let (bytes, End { keys, ended_ms, .. }) = proven(part.as_yet())?;
+    part.finish().map_err(failed)?;
+    Ok(format!("{shown}: {keys} keys in {bytes} bytes, as of {}", time::text(ended_ms)))
 }
 
-/// Its name while it is not whole.
-fn beside(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".part");
-    name.into()
-}
-
-fn sync_names(file: &Path) -> io::Result<()> {
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
-}
-
-async fn download(node: &str, to: &mut File, part: &Path) -> Result<(), Error> {
+async fn download(node: &str, mut to: &File, part: &Path) -> Result<(), Error> {
     let url = format!("http://{node}/backup");
     let lost = |e: reqwest::Error| Error::Node(format!("{url}: {}", told(&e)));
     let mut answer = client()?.get(&url).send().await.map_err(lost)?;

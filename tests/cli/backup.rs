@@ -247,3 +247,20 @@ fn what_does_not_come_whole_leaves_no_file() {
     assert_eq!(node.request("HEAD", "/backup", "").status, 200);
     assert_eq!(node.request("PUT", "/backup", "").status, 405);
 }
+
+#[test]
+fn what_a_killed_backup_has_left_is_in_nobody_s_way() {
+    let (dir, files) = (temporary(), temporary());
+    let node = filled_node(dir.path());
+    let (file, part) = (files.path().join("backup"), files.path().join("backup.part"));
+    // It takes the connection, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("an address");
+    let mut waits = backup(silent.local_addr().expect("an address"), &file).spawn().expect("it starts");
+    let _silence = silent.accept().expect("it asks");
+    refused(backup(node.address, &file), 1, &["another process is writing", "backup.part"]);
+    waits.kill().expect("it can be killed");
+    waits.wait().expect("it can be waited for");
+    assert!(part.exists(), "it had begun");
+    done(backup(node.address, &file));
+    assert!(file.exists() && !part.exists());
+}

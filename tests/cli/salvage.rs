@@ -213,6 +213,46 @@ fn what_can_not_be_done_is_said_and_leaves_nothing_behind() {
     refused(dir.path(), &dir.path().join("out"), &["in the directory that is salvaged"]);
     assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 0, "something was left behind");
     fs::write(&out, "years of work").expect("a file");
-    refused(dir.path(), &out, &["exists already"]);
+    refused(dir.path(), &out, &["is there already"]);
     assert_eq!(fs::read(&out).expect("it is there"), b"years of work");
+}
+
+/// Killed, it leaves a part of its file, which the next one replaces; one that is at work keeps the others out.
+#[test]
+fn what_a_killed_salvage_has_left_is_in_nobody_s_way() {
+    let (dir, scratch) = (temporary(), temporary());
+    let node = Node::start(dir.path(), &[]);
+    let mut client = Client::new(node.address);
+    for n in 0..40 {
+        let body = json!({"value": "x".repeat(200_000)}).to_string();
+        let put = client.request("PUT", &format!("/key/{n}"), &[], body.as_bytes());
+        assert_eq!(put.expect("an answer").status, 201);
+    }
+    assert_eq!(node.stop().code(), Some(0));
+    let out = scratch.path().join("out");
+    let part = scratch.path().join("out.part");
+    let killed_at_work = || {
+        let _ = fs::remove_file(&out);
+        let mut child =
+            salvage(dir.path(), &out).stdout(std::process::Stdio::null()).spawn().expect("it starts");
+        while !part.exists() && child.try_wait().expect("it can be asked").is_none() {
+            std::hint::spin_loop();
+        }
+        child.kill().expect("it can be killed");
+        child.wait().expect("it can be waited for");
+        part.exists()
+    };
+    assert!((0..50).any(|_| killed_at_work()), "it is never met at work");
+    let Ended { code, stderr, .. } = end(salvage(dir.path(), &out));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert_eq!(fs::read_to_string(&out).expect("the file").lines().count(), 40);
+    assert!(!part.exists());
+
+    fs::remove_file(&out).expect("it is there");
+    let held = fs::File::create(&part).expect("a file");
+    held.lock().expect("it is locked");
+    let Ended { code, stderr, .. } = end(salvage(dir.path(), &out));
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("another process is writing"), "{stderr}");
+    assert!(part.exists() && !out.exists(), "nothing has changed");
 }
