@@ -411,3 +411,7 @@ pub const SALVAGE_TRIES_MAX: usize = 256;
 
 /// Bad places, keys and the like that a salvage names one by one; more are counted.
 pub const SALVAGE_SHOWN_MAX: usize = 100;
+
+/// A directory for a private copy in which nothing is, and that nobody has locked, is somebody's who is just making it, for so
+/// long, in ms.
+pub const COPY_BEGINS_MS: u64 = 60_000;

@@ -9,8 +9,8 @@
 //! (Rebello et al., "Can Applications Recover from fsync Failures?", 2020). The process ends, and recovers at restart.
 //!
 //! This is the only file with `unsafe`: defining a C symbol, calling `fdatasync` on a descriptor that only sled knows,
-//! `renameat2` by the name under which the power-cut test stands in for it, and `_exit`, which ends the process without
-//! running anything more of it.
+//! `renameat2` by the name under which the power-cut test stands in for it, and what ends the process without running
+//! anything more of it: `_exit`, and a signal.
 
 #![expect(unsafe_code, reason = "see above; nowhere else")]
 
@@ -64,4 +64,14 @@ pub fn end_process(exit: Exit, why: &str) -> ! {
     log::logger().flush();
     // SAFETY: _exit never returns and touches nothing of ours.
     unsafe { libc::_exit(exit as c_int) }
+}
+
+/// Ends the process by this signal, as if nobody had handled it.
+pub fn end_of_signal(number: c_int) -> ! {
+    // SAFETY: the default is put in the place of a handler, and nothing of ours is touched; `_exit` never returns.
+    unsafe {
+        libc::signal(number, libc::SIG_DFL);
+        libc::raise(number);
+        libc::_exit(128 + number)
+    }
 }

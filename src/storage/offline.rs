@@ -5,13 +5,13 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::aside::is_aside;
 use super::codec::{self, Junk, Row, Summary};
 use super::directory::{self, Directory, Manifest, NEXT_STORE};
 use super::error::Error;
+use super::private::{self, PrivateCopy};
 use super::progress;
 use super::recover::open_sled;
 use super::trees::{Trees, meta, read_change_key, read_expiry_key, read_row};
@@ -22,6 +22,7 @@ use crate::replica::{Dot, Entry, Kind, NodeId, Version};
 pub fn panics_are_damage() {
     std::panic::set_hook(Box::new(|panic| {
         let _ = writeln!(io::stderr(), "error: the directory is damaged beyond what can be shown: {panic}");
+        private::remove_all();
         super::end_process(Exit::Damaged, "damaged");
     }));
 }
@@ -90,8 +91,8 @@ impl Offline {
         let manifest = directory::served(dir)?;
         let disk_bytes = files(dir)?.iter().map(|(_, bytes)| bytes).sum();
         let copy = copy(dir, (work_dir, name), told)?;
-        let ours = |error: Error| named(error, &copy.0, dir);
-        let directory = Directory::claim(&copy.0).map_err(ours)?;
+        let ours = |error: Error| named(error, copy.path(), dir);
+        let directory = Directory::claim(copy.path()).map_err(ours)?;
         directory.repair().map_err(ours)?;
         let trees = open_sled(&directory, CACHE_BYTES).and_then(Trees::of).map_err(ours)?;
         Ok(Offline { trees, manifest, disk_bytes, _directory: directory, copy })
@@ -106,7 +107,7 @@ impl Offline {
             left: id(meta::LEFT)?,
             former: id(meta::FORMER)?,
             summary: self.trees.summary()?,
-            witness: progress::read(&self.copy.0),
+            witness: progress::read(self.copy.path()),
         })
     }
 
@@ -191,27 +192,6 @@ impl Offline {
     }
 }
 
-/// A private copy of a directory's files; they go with it.
-pub struct PrivateCopy(PathBuf);
-
-impl PrivateCopy {
-    /// Of this directory, made in `work_dir` under a `name` of its own.
-    pub fn of(dir: &Path, (work_dir, name): (&Path, u64)) -> Result<PrivateCopy, Error> {
-        copy(dir, (work_dir, name), &mut |_, _| {})
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for PrivateCopy {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The page cache of an offline store: scans read each page once.
 const CACHE_BYTES: u64 = 64 << 20;
 /// Room that a copy leaves free, for what sled writes as it opens.
@@ -238,7 +218,8 @@ pub fn files(dir: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
     Ok(found)
 }
 
-fn copy(
+/// Copies the files of a directory that nobody uses.
+pub fn copy(
     dir: &Path,
     (work_dir, name): (&Path, u64),
     told: &mut dyn FnMut(u64, u64),
@@ -253,16 +234,15 @@ fn copy(
     };
     let files: Vec<(PathBuf, u64)> = files(dir)?.into_iter().filter(|(path, _)| !left_out(path)).collect();
     let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
-    let copy = PrivateCopy(work_dir.join(format!("dynarust-inspect-{name:016x}")));
     let refuse = |e: io::Error| {
         Error::Refused(format!("can't make a copy in {}: {e}; give another --work-dir", work_dir.display()))
     };
-    fs::DirBuilder::new().mode(0o700).create(&copy.0).map_err(refuse)?;
+    let copy = PrivateCopy::make((work_dir, name)).map_err(refuse)?;
     let mut done = 0;
     for (path, bytes) in &files {
         let within = path.strip_prefix(dir).unwrap_or(path);
-        let to = copy.0.join(within);
-        fs::create_dir_all(to.parent().unwrap_or(&copy.0)).map_err(refuse)?;
+        let to = copy.path().join(within);
+        fs::create_dir_all(to.parent().unwrap_or(copy.path())).map_err(refuse)?;
         let mut from = File::open(path).map_err(|e| Error::of_files("read", path, &e))?;
         let mut to = File::create_new(&to).map_err(refuse)?;
         // Where the file system can, a copy takes no time and no room.
@@ -293,7 +273,7 @@ fn copy(
         done = done.min(total);
     }
     // sled looks for it, and it may be empty.
-    fs::create_dir_all(copy.0.join("store/blobs")).map_err(refuse)?;
+    fs::create_dir_all(copy.path().join("store/blobs")).map_err(refuse)?;
     Ok(copy)
 }
 

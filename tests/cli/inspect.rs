@@ -1,9 +1,12 @@
 //! Looking into the directory of a stopped node: what is shown is what was written, and not a byte of it changes.
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value as Json;
 
 use crate::support::{Client, Node};
@@ -174,13 +177,71 @@ fn damage_is_found_and_no_panic() {
         let ended = end(inspect(dir.path(), &["verify", "--work-dir", &work_dir]));
         assert!(matches!(ended.code, Some(0 | 1 | 4)), "byte {at}: {:?} {}", ended.code, ended.stderr);
         found += u32::from(ended.code != Some(0));
+        assert_eq!(left(work.path()), NOTHING, "byte {at}: {}", ended.stderr);
         assert_eq!(contents(dir.path()), before);
     }
     assert!(found > 0, "no damage was found at all");
+    // Two segments that say they are the same: the engine panics.
+    let mut segment = whole.clone();
+    segment.resize(whole.len().next_multiple_of(2 << 20), 0);
+    fs::write(&db, segment.repeat(2)).expect("it is written");
+    let ended = end(inspect(dir.path(), &["verify", "--work-dir", &work_dir]));
+    assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+    assert!(ended.stderr.contains("damaged beyond what can be shown"), "{}", ended.stderr);
+    assert_eq!(left(work.path()), NOTHING, "a panic leaves the copy behind");
     fs::write(&db, &whole).expect("it is written");
     assert!(shown(dir.path(), &["verify"]).starts_with("sound: "));
     // A node says the same of it.
     let node = Node::start(dir.path(), &[]);
     let mut client = Client::new(node.address);
     assert_eq!(client.request("GET", "/key/many/299", &[], b"").expect("an answer").status, 200);
+}
+
+const NOTHING: [&str; 0] = [];
+
+fn left(work: &Path) -> Vec<String> {
+    let name = |file: std::io::Result<fs::DirEntry>| {
+        file.expect("a file").file_name().to_string_lossy().into_owned()
+    };
+    fs::read_dir(work).expect("a directory").map(name).collect()
+}
+
+/// However the command ends, its copy goes; if it can't do that itself, the next one does it, and leaves alone what is in use.
+#[test]
+fn a_private_copy_does_not_outlive_its_process() {
+    let (dir, work) = (temporary(), temporary());
+    let node = Node::start(dir.path(), &[]);
+    let body = format!("{{\"value\": \"{}\"}}", "x".repeat(1_000_000));
+    let put = Client::new(node.address).request("PUT", "/key/large", &[], body.as_bytes());
+    assert_eq!(put.expect("an answer").status, 201);
+    assert_eq!(node.stop().code(), Some(0));
+    let work_dir = work.path().display().to_string();
+    // It waits for somebody to read what it shows.
+    let begun = || {
+        let mut command = inspect(dir.path(), &["get", "large", "--work-dir", &work_dir]);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("it shows something");
+        child
+    };
+    let ended_by = |mut child: Child, number: Signal| {
+        let pid = Pid::from_child(&child);
+        rustix::process::kill_process(pid, number).expect("it is there");
+        assert_eq!(child.wait().expect("it ends").signal(), Some(number.as_raw()));
+    };
+    for number in [Signal::INT, Signal::TERM] {
+        let child = begun();
+        assert_eq!(left(work.path()).len(), 1);
+        ended_by(child, number);
+        assert_eq!(left(work.path()), NOTHING, "after {number:?}");
+    }
+    ended_by(begun(), Signal::KILL);
+    let killed = left(work.path());
+    assert_eq!(killed.len(), 1);
+    let next = begun();
+    let used = left(work.path());
+    assert!(used.len() == 1 && used != killed, "what the killed one left is gone: {used:?}");
+    shown(dir.path(), &["summary", "--work-dir", &work_dir]);
+    assert_eq!(left(work.path()), used, "what is in use stays");
+    ended_by(next, Signal::TERM);
+    assert_eq!(left(work.path()), NOTHING);
 }
