@@ -122,6 +122,17 @@ pub const LINGER_MS: u64 = 1_000;
 /// A client that takes nothing of its answer for this long is cut off.
 pub const STUCK_READER_MS: u32 = 30_000;
 
+/// So is one that takes fewer bytes of an answer,
+pub const READER_BYTES_LEAST: usize = 256 << 10;
+/// while more waits for it, in so many ms: that is 9 KB a second. Longer than a disk stands still to which a client writes.
+pub const READER_WINDOW_MS: u64 = 30_000;
+
+/// What the kernel keeps of answers that it has not sent yet, in bytes: it takes more when half of that is gone, so several such
+/// steps must come in the time of the window above. As much as goes out in a ms on a fast line.
+pub const UNSENT_BYTES: u32 = 128 << 10;
+
+const _: () = assert!(UNSENT_BYTES as usize * 2 <= READER_BYTES_LEAST);
+
 /// How long a stop waits for requests under way before it closes their connections: a container engine kills after 10 s.
 pub const STOP_GRACE_MS: u64 = 5_000;
 

@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::api::{self, Answer, App, Code, Problem, Turn, Wire};
 use crate::config::Config;
-use crate::limits::{LINGER_MS, STUCK_READER_MS};
+use crate::limits::{LINGER_MS, STUCK_READER_MS, UNSENT_BYTES};
 use crate::network::{self, Denied, Door};
 
 /// A socket that listens. Options set here are inherited by every connection.
@@ -27,6 +27,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_tcp_nodelay(true)?;
     // Ends connections whose client takes nothing of an answer; the server itself has no time limit for that.
     rustix::net::sockopt::set_tcp_user_timeout(&socket, STUCK_READER_MS)?;
+    // Else megabytes wait in the kernel, and how fast a client takes them is not seen.
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

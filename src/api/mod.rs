@@ -10,6 +10,7 @@ mod json;
 mod keys;
 mod listing;
 mod members;
+mod pace;
 mod problem;
 mod request;
 mod shown;

@@ -23,8 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use super::pace::Pace;
 use super::problem::{Code, Problem};
-use crate::limits::HEAD_BYTES_MAX;
+use crate::limits::{HEAD_BYTES_MAX, READER_BYTES_LEAST, READER_WINDOW_MS};
 use crate::metrics::Metrics;
 
 /// A stream that hands the library one request after the other.
@@ -43,6 +44,7 @@ pub struct Wire {
     awaits: bool,
     /// Our words in the place of the library's, and how many of them are out.
     instead: Option<(Vec<u8>, usize)>,
+    pace: Pace,
 }
 
 /// Whose turn it is on a connection; shared with the request that is being served.
@@ -66,8 +68,8 @@ impl Wire {
     /// Over a new connection.
     pub fn new(stream: TcpStream, metrics: Arc<Metrics>, head_timeout: Duration) -> Wire {
         let turn = Turn(Rc::new(RefCell::new(Stage::Head(Head::default()))));
-        let (late, served, ahead) = (None, false, Vec::new());
-        Wire { stream, turn, metrics, head_timeout, late, served, ahead, awaits: false, instead: None }
+        let (late, served, ahead, pace) = (None, false, Vec::new(), Pace::default());
+        Wire { stream, turn, metrics, head_timeout, late, served, ahead, awaits: false, instead: None, pace }
     }
 
     /// The turns of this connection.
@@ -112,6 +114,24 @@ impl Wire {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Hands bytes of an answer to the kernel, unless the client takes too few of them.
+    fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let state = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        match &state {
+            Poll::Ready(Ok(taken)) => self.pace.took(*taken),
+            Poll::Pending if self.pace.too_slow(cx) => {
+                let who = self.stream.peer_addr().map_or("a client".into(), |peer| peer.to_string());
+                log::info!(
+                    "cut {who} off: it has taken less than {READER_BYTES_LEAST} bytes of its answer in {} s",
+                    READER_WINDOW_MS / 1_000
+                );
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            _ => {}
+        }
+        state
     }
 
     /// Nothing may pass: looks whether the client is still there, and keeps a little of what it sends.
@@ -177,7 +197,7 @@ impl AsyncWrite for Wire {
             this.instead = Some((words(status), 0));
         }
         let Some((words, out)) = &mut this.instead else {
-            return Pin::new(&mut this.stream).poll_write(cx, buf);
+            return this.write(cx, buf);
         };
         while *out < words.len() {
             *out += ready!(Pin::new(&mut this.stream).poll_write(cx, &words[*out..]))?;
