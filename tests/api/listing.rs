@@ -205,8 +205,10 @@ fn a_node_that_stops_waits_for_no_reader_and_its_lists_end_visibly_cut() {
 fn what_is_there_all_the_time_is_listed_once_whatever_is_written() {
     let own = Own::start(&[]);
     let mut client = own.client();
+    // So large that the node reads them in several stretches.
+    let body = |letter: &str| format!("{{\"value\":\"{}\"}}", letter.repeat(400));
     for n in 0..3_000 {
-        let put = client.request("PUT", &format!("/key/stays/{n:04}"), &[], b"{\"value\":0}");
+        let put = client.request("PUT", &format!("/key/stays/{n:04}"), &[], body("a").as_bytes());
         assert_eq!(put.expect("an answer").status, 201);
     }
     let done = AtomicBool::new(false);
@@ -221,13 +223,20 @@ fn what_is_there_all_the_time_is_listed_once_whatever_is_written() {
                 let (stays, goes) =
                     (format!("/key/stays/{:04}", n % 3_000), format!("/key/stays/{:04}x", n * 7 % 3_000));
                 for (method, path) in [("PUT", &stays), ("PUT", &goes), ("DELETE", &goes)] {
-                    let body: &[u8] = if method == "PUT" { b"{\"value\":1}" } else { b"" };
-                    assert!(client.request(method, path, &[], body).expect("an answer").status < 300);
+                    let body = if method == "PUT" { body("b") } else { String::new() };
+                    let answer = client.request(method, path, &[], body.as_bytes());
+                    assert!(answer.expect("an answer").status < 300);
                 }
             }
         });
         for _ in 0..20 {
-            let found = keys(&list(&own, "?prefix=stays/"));
+            let text = list(&own, "?prefix=stays/");
+            assert!(
+                text.body.len() > 2 * dynarust::limits::LISTED_BYTES,
+                "one stretch was enough: {} bytes",
+                text.body.len()
+            );
+            let found = keys(&text);
             assert!(found.is_sorted_by(|a, b| a < b), "in order, and none twice");
             let found: BTreeSet<&str> =
                 found.iter().map(String::as_str).filter(|key| !key.ends_with('x')).collect();
