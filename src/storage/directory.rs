@@ -329,7 +329,7 @@ pub fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {
 }
 
 /// Nothing there but what making a directory may have left, what every fresh file system has, or what was moved aside.
-fn is_empty(path: &Path) -> io::Result<bool> {
+pub fn is_empty(path: &Path) -> io::Result<bool> {
     for file in fs::read_dir(path)? {
         let file = file?;
         let made = ["LOCK", "MANIFEST.new", "lost+found"].iter().any(|ours| file.file_name() == *ours);

@@ -6,12 +6,13 @@
 //! never be made one again without loss.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::codec::{self, Summary};
-use super::directory::State;
+use super::directory::{self, State};
 use super::error::Error;
+use super::offline::unused;
 use super::progress::Progress;
 use super::trees::{Trees, change_key, meta};
 use super::{Inner, Published, Settings, Store};
@@ -32,7 +33,8 @@ impl Filling {
     pub fn begin(settings: &Settings, metrics: Arc<Metrics>) -> Result<Filling, Error> {
         let directory = settings.directory.clone();
         let made = !directory.exists();
-        let store = Store::open_as(settings, metrics, State::Creating)?;
+        let store = Store::open_as(settings, metrics, State::Creating);
+        let store = store.inspect_err(|_| clear_away(&directory, made))?;
         Ok(Filling { store, directory, made })
     }
 
@@ -43,31 +45,55 @@ impl Filling {
 
     /// From now on the directory is a node's. One that is `alone` is a cluster of its own. Blocks.
     pub fn finish(self, alone: bool) -> Result<Published, Error> {
-        self.store.close();
-        let published = self.store.published();
-        let inner = Arc::into_inner(self.store.0);
-        let mut inner = inner.ok_or_else(|| Error::Failed("something still uses the new store".into()))?;
-        if alone {
-            own(&inner)?;
-        }
-        inner.trees.db.flush()?;
-        inner.directory.sync_names()?;
-        inner.directory.ready()?;
-        Ok(Published::clone(&published))
+        let Filling { store, directory, made } = self;
+        finish(store, alone).inspect_err(|_| clear_away(&directory, made))
     }
 
     /// It comes to nothing: what was made goes.
     pub fn give_up(self) {
         self.store.close();
         drop(self.store);
-        // What can't be removed is taken for nothing all the same.
-        let _ = match self.made {
-            true => fs::remove_dir_all(&self.directory),
-            false => fs::remove_dir_all(self.directory.join("store")),
-        };
-        for name in ["MANIFEST", "MANIFEST.new", "PROGRESS", "BALLAST", "LOCK"] {
-            let _ = fs::remove_file(self.directory.join(name));
-        }
+        clear_away(&self.directory, self.made);
+    }
+}
+
+fn finish(store: Store, alone: bool) -> Result<Published, Error> {
+    store.close();
+    let published = store.published();
+    let inner = Arc::into_inner(store.0);
+    let mut inner = inner.ok_or_else(|| Error::Failed("something still uses the new store".into()))?;
+    if alone {
+        own(&inner)?;
+    }
+    inner.trees.db.flush()?;
+    inner.directory.sync_names()?;
+    inner.directory.ready()?;
+    Ok(Published::clone(&published))
+}
+
+/// Removes what was made in a directory that was never served; `made`: and the directory. What is somebody's stays: what was
+/// served, what another process is filling, what was there before and is none of ours.
+fn clear_away(dir: &Path, made: bool) {
+    let never_served = || match directory::read_manifest(dir) {
+        Ok(Some(manifest)) => manifest.state == State::Creating,
+        Ok(None) => directory::is_empty(dir).unwrap_or(false),
+        Err(_) => false,
+    };
+    if !never_served() {
+        return;
+    }
+    let Ok(_lock) = unused(dir) else { return };
+    // Asked again, since another process may have finished it before it let go of the lock.
+    if !never_served() {
+        return;
+    }
+    // What can't be removed is taken for nothing all the same.
+    let _ = match made {
+        true => fs::remove_dir_all(dir),
+        false => fs::remove_dir_all(dir.join("store")),
+    };
+    for name in ["PROGRESS", "BALLAST", "MANIFEST", "MANIFEST.new", "LOCK"] {
+        let _ = fs::remove_file(dir.join(name));
     }
 }
 
@@ -136,5 +162,61 @@ impl Trees {
             self.chunks.remove(key)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::directory::Directory;
+    use super::*;
+
+    fn settings(directory: &Path) -> Settings {
+        Settings {
+            directory: directory.to_owned(),
+            cache_bytes: 1 << 20,
+            reserve_bytes: Some(0),
+            queue: 1,
+            log_kept_bytes: 0,
+            log_held_bytes: 0,
+            forget_after: std::time::Duration::from_secs(1),
+            commit_deadline: std::time::Duration::from_secs(30),
+            now_ms: || 1,
+            random: || 1,
+        }
+    }
+
+    fn begin(dir: &Path) -> Result<(), Error> {
+        Filling::begin(&settings(dir), Arc::default()).map(Filling::give_up)
+    }
+
+    fn names(dir: &Path) -> Vec<std::ffi::OsString> {
+        fs::read_dir(dir).expect("a directory").map(|file| file.expect("a file").file_name()).collect()
+    }
+
+    /// The witness can't be made where a directory has its name, which is found when the store is there.
+    #[test]
+    fn a_filling_that_does_not_begin_leaves_nothing() {
+        let place = tempfile::tempdir().expect("a directory");
+        let dir = place.path();
+        drop(Directory::claim(dir).expect("it is ours"));
+        fs::create_dir(dir.join("PROGRESS")).expect("a directory");
+        assert!(matches!(begin(dir), Err(Error::Refused(_))));
+        assert_eq!(names(dir), ["PROGRESS"]);
+    }
+
+    #[test]
+    fn what_is_somebody_s_stays() {
+        let place = tempfile::tempdir().expect("a directory");
+        fs::write(place.path().join("letters"), "mine").expect("a file");
+        assert!(begin(place.path()).is_err());
+        assert_eq!(names(place.path()), ["letters"]);
+        let place = tempfile::tempdir().expect("a directory");
+        let claimed = Directory::claim(place.path()).expect("it is ours");
+        let before = names(place.path());
+        clear_away(place.path(), true);
+        assert_eq!(names(place.path()), before, "another process is filling it");
+        drop(claimed);
+        clear_away(place.path(), true);
+        assert!(!place.path().exists());
     }
 }
