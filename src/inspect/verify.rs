@@ -59,19 +59,23 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<u8, Error> {
 }
 
 /// What the log tells.
+#[derive(Default)]
 struct Log {
     rows: u64,
     /// Of each origin, where its unbroken stretch begins and ends.
     stretches: BTreeMap<NodeId, (u64, u64)>,
     /// The newest event of each key that it names.
     newest: BTreeMap<(Kind, Vec<u8>), BTreeMap<NodeId, u64>>,
+    /// Versions that the last unit, or one that was cut off, has put aside: pieces of theirs go with the next start.
+    aside: HashSet<Dot>,
     /// Keys that a unit was about to change which was cut off, and what lived there before, if that is told.
     tail: Vec<(Kind, Vec<u8>, Option<Vec<Dot>>)>,
 }
 
 impl Log {
     fn read(store: &Offline, summary: &Summary, findings: &mut Findings) -> Result<Log, Error> {
-        let mut log = Log { rows: 0, stretches: BTreeMap::new(), newest: BTreeMap::new(), tail: Vec::new() };
+        let mut log = Log::default();
+        let mut touched = BTreeSet::new();
         store.rows(|name, row| {
             log.rows += 1;
             let Some(row) = row else {
@@ -84,7 +88,13 @@ impl Log {
                 true => row.first.seq > summary.repairs,
                 false => !summary.vv.covers(row.first),
             };
+            let last = repair || !summary.unit.covers(row.first);
             for event in row.events {
+                if last {
+                    log.aside.insert(Dot::new(origin, event.seq));
+                    log.aside.extend(event.before.iter().flatten().chain(&event.brought));
+                    touched.insert((event.kind, event.key.clone()));
+                }
                 if cut_off {
                     log.tail.push((event.kind, event.key.clone(), event.before));
                 }
@@ -108,6 +118,10 @@ impl Log {
             }
             Ok(true)
         })?;
+        // What is in the entry itself may have been put into pieces as well: a value more, and it had to move.
+        for (kind, key) in touched {
+            log.aside.extend(store.entry(kind, &key).ok().flatten().iter().flat_map(Entry::dots));
+        }
         for (origin, (start, end)) in &log.stretches {
             let (upto, floor) = (summary.vv.get(*origin), summary.floor.get(*origin));
             if *end != upto {
@@ -232,11 +246,8 @@ fn totals(
 }
 
 fn chunks(store: &Offline, seen: &Seen, log: &Log, findings: &mut Findings) -> Result<(), Error> {
-    // Pieces of what the last units put aside go with the next start: their rows are there.
-    let named: HashSet<(NodeId, u64)> =
-        log.newest.values().flatten().map(|(origin, seq)| (*origin, *seq)).collect();
     for dot in store.chunked()? {
-        if !seen.chunked.contains(&dot) && !named.contains(&(dot.origin, dot.seq)) {
+        if !seen.chunked.contains(&dot) && !log.aside.contains(&dot) {
             findings.add("chunks", &format!("pieces of {dot}, which does not live"))?;
         }
     }
