@@ -183,6 +183,15 @@ const _: () = assert!(
 /// Page cache of each of the two stores of a compaction: rows are read and written once, in their order.
 pub const COMPACT_CACHE_BYTES: u64 = 32 << 20;
 
+/// How many bytes of log a byte of what a migration builds takes, measured: see `docs/storage.md`.
+pub const MIGRATE_BYTES_PER_ROW_BYTE: u64 = 2;
+
+/// Room that a migration leaves free, for what is written between two looks.
+pub const MIGRATE_SPARE_BYTES: u64 = 32 << 20;
+
+/// How often a migration says how far it is.
+pub const MIGRATE_TOLD_MS: u64 = 10_000;
+
 /// Page cache while it is only asked whether a directory opens.
 pub const OPENS_CACHE_BYTES: u64 = 32 << 20;
 

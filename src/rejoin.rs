@@ -54,15 +54,19 @@ pub fn make_way(config: &Config, now_ms: u64, name: u64) -> Result<(), Error> {
 
 /// Why the directory does not open; `None` when it does. What is no damage is an error.
 fn damage(dir: &Path, name: u64) -> Result<Option<String>, Error> {
-    // Opening cuts off what lies behind damage, and somebody may want to salvage that: a copy will do, where there is room.
+    // Opening cuts off what lies behind damage, and somebody may want to salvage that: a copy will do, where there is room for
+    // it, and for what a migration takes.
     let copy = PrivateCopy::of(dir, (&std::env::temp_dir(), name));
-    let opened = match &copy {
-        Ok(copy) => copy.path(),
-        Err(e) => {
-            log::info!("what is asked whether it opens is the directory itself, and no copy: {e}");
-            dir
-        }
+    let why = match copy.map(|copy| ask(copy.path(), dir)) {
+        Err(error) | Ok(Err(error @ Error::Refused(_))) => error,
+        Ok(told) => return told,
     };
+    log::info!("what is asked whether it opens is the directory itself, and no copy: {why}");
+    ask(dir, dir)
+}
+
+/// Opens it in a process of its own; what that says is told of `dir`.
+fn ask(opened: &Path, dir: &Path) -> Result<Option<String>, Error> {
     let failed = |e: std::io::Error| Error::Failed(format!("can't ask whether {} opens: {e}", dir.display()));
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);

@@ -11,6 +11,9 @@ mod directories;
 #[path = "cli/inspect.rs"]
 mod inspect;
 #[allow(dead_code, reason = "a part of it is enough here")]
+#[path = "support/older.rs"]
+mod older;
+#[allow(dead_code, reason = "a part of it is enough here")]
 #[path = "cluster/proxy.rs"]
 mod proxy;
 #[path = "cli/running.rs"]

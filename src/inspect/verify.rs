@@ -1,13 +1,14 @@
 //! Does everything in a directory fit together? Each invariant that spans the trees, and what does not hold, with its place.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::json;
 
 use super::shown;
 use super::{Error, Out};
+use crate::limits::CHUNK_BYTES;
 use crate::replica::{Dot, Entry, Kind, NodeId, Totals, Value, VersionVector};
-use crate::storage::{Offline, Summary};
+use crate::storage::{Fault, Offline, Summary};
 
 /// What was found so far.
 struct Findings<'a, 'b> {
@@ -33,7 +34,7 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<u8, Error> {
     let log = Log::read(store, &about.summary, &mut findings)?;
     let seen = entries(store, &about.summary, &log, &mut findings)?;
     totals(store, &about.summary, &log, &seen, &mut findings)?;
-    chunks(store, &seen, &log, &mut findings)?;
+    pieces(store, &seen, &log, &mut findings)?;
     expiries(store, &seen, &mut findings)?;
     let events = about.summary.vv.iter().fold(0u64, |sum, dot| sum.wrapping_add(dot.seq));
     match about.witness {
@@ -150,7 +151,8 @@ impl Log {
 #[derive(Default)]
 struct Seen {
     totals: Totals,
-    chunked: HashSet<Dot>,
+    /// How many pieces each has whose value is large.
+    pieces: HashMap<Dot, u32>,
     expires: BTreeSet<(u64, Kind, Vec<u8>)>,
 }
 
@@ -168,11 +170,16 @@ fn entries(store: &Offline, summary: &Summary, log: &Log, findings: &mut Finding
                 findings.add(place, &format!("'{named}': {what}"))?;
             }
             for version in entry.versions() {
-                if let Value::Chunked { .. } = version.value {
-                    seen.chunked.insert(version.dot);
-                    if store.text(version)?.is_none() {
-                        let what = format!("'{named}': pieces of {} are missing or damaged", version.dot);
-                        findings.add("chunks", &what)?;
+                if let Value::Chunked { bytes, .. } = version.value {
+                    let count = bytes.div_ceil(CHUNK_BYTES as u64) as u32;
+                    seen.pieces.insert(version.dot, count);
+                    for fault in store.faults(version)? {
+                        let what = match fault {
+                            Fault::Missing(index) => format!("piece {index} of {count} is missing"),
+                            Fault::Damaged(index) => format!("piece {index} of {count} is damaged"),
+                            Fault::Whole => format!("its {count} pieces are not those of its value"),
+                        };
+                        findings.add("pieces", &format!("'{named}', {}: {what}", version.dot))?;
                     }
                 }
                 let expires = version.expires_at_ms.map(|at| (at, kind, key.to_vec()));
@@ -245,13 +252,22 @@ fn totals(
     Ok(())
 }
 
-fn chunks(store: &Offline, seen: &Seen, log: &Log, findings: &mut Findings) -> Result<(), Error> {
-    for dot in store.chunked()? {
-        if !seen.chunked.contains(&dot) && !log.aside.contains(&dot) {
-            findings.add("chunks", &format!("pieces of {dot}, which does not live"))?;
+fn pieces(store: &Offline, seen: &Seen, log: &Log, findings: &mut Findings) -> Result<(), Error> {
+    let mut told = None;
+    store.pieces(|key, piece| {
+        let Some((dot, index)) = piece else {
+            return findings.add("pieces", &format!("'{}' names no piece", key.escape_ascii()));
+        };
+        match seen.pieces.get(&dot) {
+            Some(count) if index >= *count => {
+                findings.add("pieces", &format!("{dot} has {count} pieces, and there is a piece {index}"))
+            }
+            None if !log.aside.contains(&dot) && told.replace(dot) != Some(dot) => {
+                findings.add("pieces", &format!("pieces of {dot}, which does not live"))
+            }
+            _ => Ok(()),
         }
-    }
-    Ok(())
+    })
 }
 
 fn expiries(store: &Offline, seen: &Seen, findings: &mut Findings) -> Result<(), Error> {

@@ -1,10 +1,10 @@
 //! Writes one unit into the trees, in an order in which every prefix can be repaired, and puts it on the disk.
 //!
 //! 1. *rows* of the log: what the unit touches, and what lived there before;
-//! 2. *chunks, index rows and the entry*, key by key;
+//! 2. *pieces, index rows and the entry*, key by key;
 //! 3. *the summary*: vectors, clock, counts, digest; with it the unit is there;
 //! 4. flush: now it is on the disk; the witness is told (`progress.rs`), and those who wait are answered;
-//! 5. *garbage*: chunks and index rows of what was put aside, rows that the log no longer needs. It goes to the disk with the
+//! 5. *garbage*: pieces and index rows of what was put aside, rows that the log no longer needs. It goes to the disk with the
 //!    next unit; until then recovery knows it from the rows.
 //!
 //! Only the committer's thread gets here. Nothing is decided here: see `committer.rs` and `replica/`.
@@ -33,7 +33,7 @@ pub struct Applier {
 #[derive(Default)]
 struct Garbage {
     rows: Vec<Dot>,
-    chunks: Vec<Dot>,
+    pieces: Vec<Dot>,
     index: Vec<Vec<u8>>,
 }
 
@@ -108,7 +108,7 @@ impl Applier {
         self.progress.note(replica.vv())
     }
 
-    /// One key: its index rows, and its entry with its chunks. What comes back is stored now.
+    /// One key: its index rows, and its entry with its pieces. What comes back is stored now.
     fn touch(&mut self, touch: Touch) -> Result<Held, Error> {
         for at in touch.fresh().filter_map(|version| version.expires_at_ms) {
             self.trees.expiry.insert(expiry_key(at, touch.kind, &touch.key), &[])?;
@@ -116,7 +116,7 @@ impl Applier {
         let entry = &touch.entry;
         for old in touch.gone.iter().filter(|old| touch.before.contains(&old.dot)) {
             if let Value::Chunked { .. } = old.value {
-                self.garbage.chunks.push(old.dot);
+                self.garbage.pieces.push(old.dot);
             }
             let still = |at: u64| entry.versions().iter().any(|version| version.expires_at_ms == Some(at));
             if let Some(at) = old.expires_at_ms.filter(|at| !still(*at)) {
@@ -129,9 +129,9 @@ impl Applier {
 
     /// Drops what the last unit put aside.
     pub fn settle(&mut self) -> Result<(), Error> {
-        let Garbage { rows, chunks, index } = std::mem::take(&mut self.garbage);
-        for dot in chunks {
-            self.trees.remove_chunks(dot)?;
+        let Garbage { rows, pieces, index } = std::mem::take(&mut self.garbage);
+        for dot in pieces {
+            self.trees.remove_pieces(dot)?;
         }
         for row in index {
             self.trees.expiry.remove(row)?;

@@ -21,10 +21,10 @@ pub fn opens(dir: &Path) -> Result<(), Error> {
     directory::served(dir)?;
     engine::opening(true);
     let mut directory = Directory::claim(dir)?;
-    let _disk = Disk::claim(dir, None)?;
+    let disk = Disk::claim(dir, None)?;
     let watchdog = Watchdog::start(std::time::Duration::from_millis(COMMIT_DEADLINE_MS_DEFAULT))?;
     let changes = Changes::new(usize::MAX, usize::MAX);
-    recover::open(&mut directory, OPENS_CACHE_BYTES, changes, &watchdog, || [0; 2]).map(drop)
+    recover::open(&mut directory, (OPENS_CACHE_BYTES, &disk), changes, &watchdog, || [0; 2]).map(drop)
 }
 
 /// Was there ever something in this directory that a start must not lose?

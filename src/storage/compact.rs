@@ -55,8 +55,7 @@ pub fn compact(dir: &Path, told: Told) -> Result<Compacted, Error> {
     let watchdog = Watchdog::start(Duration::from_millis(COMMIT_DEADLINE_MS_DEFAULT))?;
     engine::opening(true);
     let changes = Changes::new(usize::MAX, usize::MAX);
-    let found = recover::open(&mut directory, COMPACT_CACHE_BYTES, changes, &watchdog, || [0; 2])?;
-    directory.ready_if_new()?;
+    let found = recover::open(&mut directory, (COMPACT_CACHE_BYTES, &disk), changes, &watchdog, || [0; 2])?;
     engine::opening(false);
     let old = Rows::of(&found.trees.db)?;
     drop(found);

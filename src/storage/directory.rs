@@ -1,7 +1,8 @@
 //! The data directory as files: whose it is, who uses it, what must be on the disk before sled may be trusted.
 //!
 //! ```text
-//! MANIFEST   one line of JSON (format, segment_bytes, state, release), one line with its XXH3
+//! MANIFEST   one line of JSON (format, segment_bytes, state, release, and migrating_from while a step is under way), one line
+//!            with its XXH3
 //! LOCK       flock while a node runs; JSON with its pid, its address and its id
 //! BALLAST    space to give back when the disk is too full for sled to open
 //! PROGRESS   how far the commits got, outside of sled's log
@@ -43,6 +44,9 @@ pub struct Manifest {
     pub state: State,
     /// The release that wrote this manifest, so that a refusal can name it.
     pub release: String,
+    /// The format that the trees may still have, while they are brought to the other one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrating_from: Option<u32>,
 }
 
 /// How far the making of a directory got.
@@ -81,14 +85,7 @@ impl Directory {
                 "{shown} is not empty and has no MANIFEST: not a data directory of DynaRust; give another with --data-dir"
             )));
         }
-        if let Some(manifest) = manifest.as_ref().filter(|m| m.format > FORMAT) {
-            return Err(Error::Refused(format!(
-                "{shown} has format {}, written by release {}; this release ({}) reads up to {FORMAT}: run the newer one",
-                manifest.format,
-                manifest.release,
-                env!("CARGO_PKG_VERSION")
-            )));
-        }
+        manifest.as_ref().map_or(Ok(()), |manifest| known(path, manifest))?;
         let lock = take_lock(path)?;
         // Whoever held the lock until now may have made the directory ready meanwhile.
         let manifest = read_manifest(path)?;
@@ -97,6 +94,7 @@ impl Directory {
             segment_bytes: SEGMENT_BYTES,
             state: State::Creating,
             release: env!("CARGO_PKG_VERSION").into(),
+            migrating_from: None,
         };
         let mut directory = Directory { path: path.to_owned(), lock, manifest: manifest.unwrap_or(fresh) };
         directory.clear().map_err(refuse)?;
@@ -189,18 +187,27 @@ impl Directory {
         Ok(())
     }
 
-    /// The same, if its manifest does not say so already.
-    pub fn ready_if_new(&mut self) -> Result<(), Error> {
-        match self.manifest.state == State::Ready && self.manifest.format == FORMAT {
-            true => Ok(()),
-            false => self.ready(),
+    /// From now on the directory holds what must not be lost.
+    pub fn ready(&mut self) -> Result<(), Error> {
+        match self.manifest.state {
+            State::Ready => Ok(()),
+            State::Creating => self.has_format(FORMAT, None),
         }
     }
 
-    /// From now on the directory holds what must not be lost.
-    pub fn ready(&mut self) -> Result<(), Error> {
-        self.manifest.format = FORMAT;
-        self.manifest.release = env!("CARGO_PKG_VERSION").into();
+    /// From now on its trees have this format or the one before it: only who knows both may open it.
+    pub fn migrating(&mut self, to: u32) -> Result<(), Error> {
+        self.has_format(to, Some(to - 1))
+    }
+
+    /// From now on its trees have this format.
+    pub fn migrated(&mut self, to: u32) -> Result<(), Error> {
+        self.has_format(to, None)
+    }
+
+    fn has_format(&mut self, format: u32, migrating_from: Option<u32>) -> Result<(), Error> {
+        let release = env!("CARGO_PKG_VERSION").into();
+        self.manifest = Manifest { format, release, migrating_from, ..self.manifest };
         self.set_state(State::Ready)
             .map_err(|e| Error::Failed(format!("can't write {}: {e}", self.path.join("MANIFEST").display())))
     }
@@ -303,8 +310,22 @@ pub fn served(dir: &Path) -> Result<Manifest, Error> {
         Some(manifest) if manifest.state == State::Creating => Err(Error::Refused(format!(
             "{shown} was never served: its making did not come to an end, and nothing is in it"
         ))),
-        Some(manifest) => Ok(manifest),
+        Some(manifest) => known(dir, &manifest).map(|()| manifest),
     }
+}
+
+/// Refuses a directory whose format only a newer release reads.
+pub fn known(dir: &Path, manifest: &Manifest) -> Result<(), Error> {
+    if manifest.format <= FORMAT {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "{} has format {}, written by release {}; this release ({}) reads up to {FORMAT}: run the newer one",
+        dir.display(),
+        manifest.format,
+        manifest.release,
+        env!("CARGO_PKG_VERSION")
+    )))
 }
 
 pub fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {

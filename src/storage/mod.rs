@@ -66,7 +66,7 @@ pub use engine::{engine_exit, fatal, panic_exit};
 pub use error::{CHOICES, Error, Rejection};
 pub use heard::{Heard, Said};
 pub use listing::{Asked, Shown, Stretch};
-pub use offline::{About, Offline, TreeSize, panics_are_damage};
+pub use offline::{About, Fault, Offline, TreeSize, panics_are_damage};
 pub use pass::Pass;
 pub use private::PrivateCopy;
 pub use request::{Action, Condition, Parcel, Request, Tags, Written};
@@ -237,9 +237,9 @@ impl Store {
         let fresh = || [(settings.random)(), (settings.random)()];
         let watchdog = Watchdog::start(settings.commit_deadline)?;
         let changes = Changes::new(settings.log_kept_bytes, settings.log_held_bytes);
-        let found = recover::open(&mut directory, settings.cache_bytes, changes, &watchdog, fresh)?;
+        let found = recover::open(&mut directory, (settings.cache_bytes, &disk), changes, &watchdog, fresh)?;
         if to_be == State::Ready {
-            directory.ready_if_new()?;
+            directory.ready()?;
         }
         engine::opening(false);
         let shared = Arc::new(Shared {
@@ -382,7 +382,7 @@ impl Store {
         blocking(move || {
             let text = fatal_if_failed(trees.text(&version))?;
             if text.is_none() && fatal_if_failed(trees.entry(kind, &key))?.holds(version.dot) {
-                return Err(Error::Damaged(format!("the value of {} is damaged", version.dot)));
+                return Err(Error::Damaged(format!("a piece of the value of {} is missing", version.dot)));
             }
             Ok(text)
         })

@@ -12,11 +12,11 @@ use super::codec::{self, Junk, Row, Summary};
 use super::directory::{self, Directory, Manifest, NEXT_STORE};
 use super::error::Error;
 use super::private::{self, PrivateCopy};
-use super::progress;
 use super::recover::open_sled;
-use super::trees::{Trees, meta, read_change_key, read_expiry_key, read_row};
+use super::trees::{Trees, meta, piece_key, pieces_of, read_expiry_key, read_piece_key, read_row};
+use super::{migrate, progress};
 use crate::exit::Exit;
-use crate::replica::{Dot, Entry, Kind, NodeId, Version};
+use crate::replica::{Dot, Entry, Kind, NodeId, Value, Version};
 
 /// From now on a panic of sled, which panics over some damage, is a finding, and no fault of the operator's.
 pub fn panics_are_damage() {
@@ -92,9 +92,16 @@ impl Offline {
         let disk_bytes = files(dir)?.iter().map(|(_, bytes)| bytes).sum();
         let copy = copy(dir, (work_dir, name), told)?;
         let ours = |error: Error| named(error, copy.path(), dir);
-        let directory = Directory::claim(copy.path()).map_err(ours)?;
+        let mut directory = Directory::claim(copy.path()).map_err(ours)?;
         directory.repair().map_err(ours)?;
-        let trees = open_sled(&directory, CACHE_BYTES).and_then(Trees::of).map_err(ours)?;
+        let db = open_sled(&directory, CACHE_BYTES).map_err(ours)?;
+        // In the copy's own place: that is where room may be lacking.
+        let migrated = migrate::run(&db, &mut directory, SPARE_BYTES, &|| db.flush());
+        migrated.map_err(|error| match error {
+            Error::Refused(_) => named(error, copy.path(), work_dir),
+            error => ours(error),
+        })?;
+        let trees = Trees::of(db).map_err(ours)?;
         Ok(Offline { trees, manifest, disk_bytes, _directory: directory, copy })
     }
 
@@ -113,12 +120,12 @@ impl Offline {
 
     /// What each tree takes.
     pub fn sizes(&self) -> Result<Vec<TreeSize>, Error> {
-        let Trees { data, membership, changes, chunks, expiry, meta, .. } = &self.trees;
+        let Trees { data, membership, changes, pieces, expiry, meta, .. } = &self.trees;
         let trees = [
             ("data", data),
             ("membership", membership),
             ("changes", changes),
-            ("chunks", chunks),
+            ("pieces", pieces),
             ("expiry", expiry),
             ("meta", meta),
         ];
@@ -151,9 +158,31 @@ impl Offline {
         bytes.map(decode).transpose()
     }
 
-    /// A version's text; `None` when pieces of it are missing or wrong.
+    /// A version's text; `None` when pieces of it are missing or damaged: [`Offline::faults`] names them.
     pub fn text(&self, version: &Version) -> Result<Option<Vec<u8>>, Error> {
-        self.trees.text(version)
+        match self.trees.text(version) {
+            Err(Error::Damaged(_)) => Ok(None),
+            text => text,
+        }
+    }
+
+    /// What is wrong with a version's text.
+    pub fn faults(&self, version: &Version) -> Result<Vec<Fault>, Error> {
+        let Value::Chunked { bytes, .. } = version.value else { return Ok(Vec::new()) };
+        let mut faults = Vec::new();
+        for index in 0..pieces_of(bytes as usize) {
+            let key = piece_key(version.dot, index);
+            match self.trees.pieces.get(key).map_err(Error::from) {
+                Ok(Some(piece)) if codec::decode_piece(&key, &piece).is_ok() => {}
+                Ok(None) => faults.push(Fault::Missing(index)),
+                Ok(Some(_)) | Err(Error::Damaged(_)) => faults.push(Fault::Damaged(index)),
+                Err(error) => return Err(error),
+            }
+        }
+        if faults.is_empty() && self.text(version)?.is_none() {
+            faults.push(Fault::Whole);
+        }
+        Ok(faults)
     }
 
     /// Every row of the log, by origin and number; `None`: its bytes are not what was written.
@@ -170,15 +199,16 @@ impl Offline {
         Ok(())
     }
 
-    /// The versions that have pieces of large values, each once.
-    pub fn chunked(&self) -> Result<Vec<Dot>, Error> {
-        let mut dots: Vec<Dot> = Vec::new();
-        for item in self.trees.chunks.iter() {
-            let (key, _) = item?;
-            let dot = key.get(..16).map(read_change_key).transpose()?;
-            dots.extend(dot.filter(|dot| dots.last() != Some(dot)));
+    /// Every piece of a large value, by version and index; `None`: its key names none.
+    pub fn pieces<E: From<Error>>(
+        &self,
+        mut each: impl FnMut(&[u8], Option<(Dot, u32)>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for item in self.trees.pieces.iter() {
+            let (key, _) = item.map_err(Error::from)?;
+            each(&key, read_piece_key(&key))?;
         }
-        Ok(dots)
+        Ok(())
     }
 
     /// Every row of the expiry index: when, and of which key.
@@ -190,6 +220,17 @@ impl Offline {
         };
         self.trees.expiry.iter().map(row).collect()
     }
+}
+
+/// What is wrong with a large value. Pieces are counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// This piece is not there.
+    Missing(u32),
+    /// This piece is not what was written.
+    Damaged(u32),
+    /// Each piece is one that was written, but they do not make up this value.
+    Whole,
 }
 
 /// The page cache of an offline store: scans read each page once.

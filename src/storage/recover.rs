@@ -3,12 +3,12 @@
 //! A commit is plain inserts of one thread over several trees; after a crash sled gives back a *prefix* of them. The
 //! order inside a unit (see `apply.rs`) makes every prefix either consistent or repairable here:
 //!
-//! 1. *rows, then chunks and entries*. A unit cut off here leaves rows beyond the summary's vector: its tail. They name the
+//! 1. *rows, then pieces and entries*. A unit cut off here leaves rows beyond the summary's vector: its tail. They name the
 //!    keys that it was about to change, and what lived there before. Nobody was told of it, so both keeping and dropping
 //!    are right: the entries that came are kept; of the node's own events the rest are void, but their numbers are spent,
 //!    and of other origins the rows go, for their events come again.
 //! 2. *the summary*: vectors, clock, counts, digest. It names where its unit began.
-//! 3. *garbage*: chunks and rows. A unit cut off here leaves some; they are dropped again.
+//! 3. *garbage*: pieces and rows. A unit cut off here leaves some; they are dropped again.
 //!
 //! Then every entry is read and counted, and counts and digest must be what the summary says, corrected by the tail. This
 //! finds what sled silently forgets when a part of its log is damaged.
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use super::changes::{Changes, Kept, ROW_OVERHEAD_BYTES};
 use super::codec::{self, Junk, REPAIR, Row, Summary};
 use super::directory::{Directory, State};
+use super::disk::Disk;
 use super::error::Error;
 use super::progress::Progress;
 use super::trees::{Trees, change_key, damaged_entry, meta, read_row};
@@ -47,18 +48,19 @@ pub struct Found {
 /// Opens what is in the directory, or makes it with `fresh` ids of node and cluster; fills `changes`, which has no row.
 pub fn open(
     directory: &mut Directory,
-    cache_bytes: u64,
+    (cache_bytes, disk): (u64, &Disk),
     changes: Changes,
     watchdog: &Watchdog,
     fresh: impl FnOnce() -> [u64; 2],
 ) -> Result<Found, Error> {
     let store = directory.store();
-    open_unnamed(directory, cache_bytes, changes, watchdog, fresh).map_err(|e| e.in_store(&store))
+    let opened = open_unnamed(directory, (cache_bytes, disk), changes, watchdog, fresh);
+    opened.map_err(|e| e.in_store(&store))
 }
 
 fn open_unnamed(
     directory: &mut Directory,
-    cache_bytes: u64,
+    (cache_bytes, disk): (u64, &Disk),
     changes: Changes,
     watchdog: &Watchdog,
     fresh: impl FnOnce() -> [u64; 2],
@@ -70,7 +72,7 @@ fn open_unnamed(
     directory.repair()?;
     let db = open_sled(directory, cache_bytes)?;
     watchdog.follow(&db);
-    migrate::run(&db, if new { 0 } else { directory.manifest.format })?;
+    migrate::run(&db, directory, disk.reserve_bytes(), &|| watchdog.guard(|| db.flush()))?;
     let trees = Trees::of(db)?;
     if new {
         log::info!("making a new, empty store in {}", directory.shown());
@@ -305,14 +307,14 @@ fn scan(trees: &Trees, me: NodeId) -> Result<Seen, Error> {
     Ok(Seen { totals, latest })
 }
 
-/// Drops the chunks that these rows tell of and no entry holds any more, or none came to hold.
+/// Drops the pieces that these rows tell of and no entry holds any more, or none came to hold.
 fn drop_garbage(trees: &Trees, rows: &[Row]) -> Result<(), Error> {
     let (mut named, mut held) = (Vec::new(), HashSet::new());
     for row in rows {
         for event in &row.events {
             named.push(Dot::new(row.first.origin, event.seq));
             named.extend(event.before.iter().flatten().chain(&event.brought));
-            // What is in the entry itself may have been put into chunks as well: a value more, and it had to move.
+            // What is in the entry itself may have been put into pieces as well: a value more, and it had to move.
             let entry = trees.entry(event.kind, &event.key)?;
             let versions = entry.versions().iter();
             let chunked = versions.filter(|version| matches!(version.value, Value::Chunked { .. }));
@@ -321,7 +323,7 @@ fn drop_garbage(trees: &Trees, rows: &[Row]) -> Result<(), Error> {
         }
     }
     for dot in named.into_iter().filter(|dot| !held.contains(dot)) {
-        trees.remove_chunks(dot)?;
+        trees.remove_pieces(dot)?;
     }
     Ok(())
 }

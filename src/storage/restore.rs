@@ -9,12 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::codec::{self, Summary};
+use super::codec::{self, Junk, Summary};
 use super::directory::{self, State};
 use super::error::Error;
 use super::offline::unused;
 use super::progress::Progress;
-use super::trees::{Trees, change_key, meta};
+use super::trees::{Trees, change_key, damaged_piece, meta, piece_key, read_piece_key};
 use super::{Inner, Published, Settings, Store};
 use crate::limits::RESTORE_STEP_KEYS;
 use crate::metrics::Metrics;
@@ -143,7 +143,7 @@ fn rename(trees: &Trees, me: NodeId, last: &mut u64, entry: &Entry) -> Result<En
         *last += 1;
         let dot = Dot::new(me, *last);
         if let Value::Chunked { .. } = version.value {
-            trees.rename_chunks(version.dot, dot)?;
+            trees.rename_pieces(version.dot, dot)?;
         }
         versions.push(Version { dot, ..version.clone() });
     }
@@ -152,14 +152,15 @@ fn rename(trees: &Trees, me: NodeId, last: &mut u64, entry: &Entry) -> Result<En
 }
 
 impl Trees {
-    /// A large value's pieces go by another version's name.
-    fn rename_chunks(&self, from: Dot, to: Dot) -> Result<(), Error> {
-        for item in self.chunks.scan_prefix(change_key(from)) {
+    /// A large value's pieces go by another version's name, to which their checks are bound.
+    fn rename_pieces(&self, from: Dot, to: Dot) -> Result<(), Error> {
+        for item in self.pieces.scan_prefix(change_key(from)) {
             let (key, piece) = item?;
-            let mut renamed = change_key(to).to_vec();
-            renamed.extend_from_slice(&key[renamed.len()..]);
-            self.chunks.insert(renamed, piece)?;
-            self.chunks.remove(key)?;
+            let text = codec::decode_piece(&key, &piece).map_err(|Junk| damaged_piece(&key))?;
+            let (_, index) = read_piece_key(&key).ok_or_else(|| damaged_piece(&key))?;
+            let renamed = piece_key(to, index);
+            self.pieces.insert(renamed, codec::encode_piece(&renamed, text))?;
+            self.pieces.remove(key)?;
         }
         Ok(())
     }

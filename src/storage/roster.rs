@@ -38,7 +38,12 @@ impl Roster {
 fn records(trees: &Trees, entry: &Entry) -> Result<Records, Error> {
     let mut records = Vec::with_capacity(entry.versions().len());
     for version in entry.versions() {
-        let text = trees.text(version)?.unwrap_or_default();
+        // One that can't be read is a member all the same.
+        let text = match trees.text(version) {
+            Err(Error::Damaged(_)) => None,
+            text => text?,
+        };
+        let text = text.unwrap_or_default();
         records.push((version.dot, Member::of(&text)));
     }
     Ok(Records::new(records))

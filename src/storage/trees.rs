@@ -5,7 +5,7 @@
 //! | `data` | the user's key | entry | until nothing of it lives and everybody knows |
 //! | `membership` | node id:8 | entry of a member | the same |
 //! | `changes` | origin:8 seq:8, the first event | the events of one unit and their keys | until everybody has it, and a while |
-//! | `chunks` | origin:8 seq:8 index:4 | a piece of a large value | as long as the version `origin-seq` lives |
+//! | `pieces` | origin:8 seq:8 index:4 | a piece of a large value | as long as the version `origin-seq` lives |
 //! | `expiry` | ms since 1970:8 kind:1 key | nothing | until the version went; a stale row is harmless |
 //! | `meta` | a name | format, node, cluster, summary | for ever |
 //!
@@ -52,7 +52,7 @@ pub struct Trees {
     pub(super) data: sled::Tree,
     pub(super) membership: sled::Tree,
     pub(super) changes: sled::Tree,
-    pub(super) chunks: sled::Tree,
+    pub(super) pieces: sled::Tree,
     pub(super) expiry: sled::Tree,
     pub(super) meta: sled::Tree,
 }
@@ -71,7 +71,7 @@ impl Trees {
             data: tree("data")?,
             membership: tree("membership")?,
             changes: tree("changes")?,
-            chunks: tree("chunks")?,
+            pieces: tree("pieces")?,
             expiry: tree("expiry")?,
             meta: tree("meta")?,
             db,
@@ -119,7 +119,7 @@ impl Trees {
         Ok(members)
     }
 
-    /// Stores or removes a key's entry. Values too large for a leaf move to chunks first; what comes back is the entry as it
+    /// Stores or removes a key's entry. Values too large for a leaf move out first; what comes back is the entry as it
     /// is stored.
     pub fn put_entry(&self, kind: Kind, key: &[u8], mut entry: Entry) -> Result<Entry, Error> {
         if entry.is_gone() {
@@ -137,7 +137,7 @@ impl Trees {
         Ok(entry)
     }
 
-    /// Values of more than so many bytes go to chunks.
+    /// Values of more than so many bytes go into pieces.
     fn move_out(&self, entry: &mut Entry, most: usize) -> Result<(), Error> {
         let large = |version: &Version| matches!(&version.value, Value::Inline(text) if text.len() > most);
         if !entry.versions().iter().any(large) {
@@ -146,7 +146,7 @@ impl Trees {
         let mut versions: Vec<Version> = entry.versions().to_vec();
         for version in versions.iter_mut().filter(|version| large(version)) {
             if let Value::Inline(text) = &version.value {
-                self.put_chunks(version.dot, text)?;
+                self.put_pieces(version.dot, text)?;
                 version.value = Value::Chunked { bytes: text.len() as u64, checksum: xxh3_64(text) };
             }
         }
@@ -155,33 +155,35 @@ impl Trees {
     }
 
     /// Stores a large value's pieces under the version's name.
-    fn put_chunks(&self, dot: Dot, text: &[u8]) -> Result<(), Error> {
-        for (index, piece) in text.chunks(CHUNK_BYTES).enumerate() {
-            self.chunks.insert(chunk_key(dot, index as u32), piece)?;
+    fn put_pieces(&self, dot: Dot, text: &[u8]) -> Result<(), Error> {
+        for (index, piece) in (0..).zip(text.chunks(CHUNK_BYTES)) {
+            let key = piece_key(dot, index);
+            self.pieces.insert(key, codec::encode_piece(&key, piece))?;
         }
         Ok(())
     }
 
-    /// A version's text; `None` when pieces are missing, as they are when the version was superseded meanwhile.
+    /// A version's text; `None` when pieces are missing, as they are when the version was superseded meanwhile. One that is not
+    /// what was written is an error.
     pub fn text(&self, version: &Version) -> Result<Option<Vec<u8>>, Error> {
         let (bytes, checksum) = match &version.value {
             Value::Inline(text) => return Ok(Some(text.clone())),
             Value::Chunked { bytes, checksum } => (*bytes as usize, *checksum),
         };
         let mut text = Vec::with_capacity(bytes.min(crate::limits::VALUE_BYTES_MAX));
-        for index in 0..bytes.div_ceil(CHUNK_BYTES) {
-            match self.chunks.get(chunk_key(version.dot, index as u32))? {
-                Some(piece) => text.extend_from_slice(&piece),
-                None => return Ok(None),
-            }
+        for index in 0..pieces_of(bytes) {
+            let key = piece_key(version.dot, index);
+            let Some(piece) = self.pieces.get(key)? else { return Ok(None) };
+            text.extend_from_slice(codec::decode_piece(&key, &piece).map_err(|Junk| damaged_piece(&key))?);
         }
-        Ok((xxh3_64(&text) == checksum).then_some(text))
+        let damaged = || Error::Damaged(format!("the pieces of {} are not those of its value", version.dot));
+        if xxh3_64(&text) == checksum { Ok(Some(text)) } else { Err(damaged()) }
     }
 
     /// Removes a version's pieces, if it has any.
-    pub fn remove_chunks(&self, dot: Dot) -> Result<(), Error> {
-        for item in self.chunks.scan_prefix(change_key(dot)) {
-            self.chunks.remove(item?.0)?;
+    pub fn remove_pieces(&self, dot: Dot) -> Result<(), Error> {
+        for item in self.pieces.scan_prefix(change_key(dot)) {
+            self.pieces.remove(item?.0)?;
         }
         Ok(())
     }
@@ -254,7 +256,7 @@ impl Rules for Trees {
     }
 }
 
-/// An event's key in the log, and the prefix of its version's chunks.
+/// An event's key in the log, and how the keys of its version's pieces begin.
 pub fn change_key(dot: Dot) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&dot.origin.0.to_be_bytes());
@@ -278,11 +280,31 @@ fn bad_row() -> Error {
     Error::Damaged("a row of the change log is damaged".into())
 }
 
-fn chunk_key(dot: Dot, index: u32) -> [u8; 20] {
+/// How many pieces a text of so many bytes has.
+pub fn pieces_of(bytes: usize) -> u32 {
+    bytes.div_ceil(CHUNK_BYTES) as u32
+}
+
+/// The key of a piece.
+pub fn piece_key(dot: Dot, index: u32) -> [u8; 20] {
     let mut key = [0; 20];
     key[..16].copy_from_slice(&change_key(dot));
     key[16..].copy_from_slice(&index.to_be_bytes());
     key
+}
+
+/// The piece that a key names: of which version, and its index.
+pub fn read_piece_key(key: &[u8]) -> Option<(Dot, u32)> {
+    let (name, index) = key.split_first_chunk::<16>()?;
+    Some((read_change_key(name).ok()?, u32::from_be_bytes(index.try_into().ok()?)))
+}
+
+/// What stands under this key is not the piece that was written.
+pub fn damaged_piece(key: &[u8]) -> Error {
+    match read_piece_key(key) {
+        Some((dot, index)) => Error::Damaged(format!("piece {index} of the value of {dot} is damaged")),
+        None => Error::Damaged(format!("'{}' names no piece of a value", key.escape_ascii())),
+    }
 }
 
 /// A row of the expiry index.

@@ -96,7 +96,7 @@ fn a_compacted_directory_is_smaller_and_holds_the_same() {
     // A second time there is nothing to save, and it says so.
     let ended = end(compact(dir.path(), &[]));
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.stdout.contains("smaller") && ended.stdout.contains("chunks"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("smaller") && ended.stdout.contains("pieces"), "{}", ended.stdout);
 }
 
 /// Compacted or not, a copy is one, and goes on under another name.

@@ -6,8 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use dynarust::storage::FORMAT;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::older::manifest;
 use crate::support::{Node, binary, field};
 use crate::{contents, dynarust, end, refused_in_a_line, temporary};
 
@@ -70,24 +72,45 @@ fn a_locked_directory_exits_3_and_its_node_goes_on() {
 }
 
 #[test]
-fn a_newer_format_exits_3_and_stays_as_it_is() {
-    let dir = temporary();
+fn a_newer_format_is_refused_by_all_with_the_release_that_reads_it() {
+    let (dir, files) = (temporary(), temporary());
     let node = Node::start(dir.path(), &[]);
     assert_eq!(node.request("PUT", "/key/x", "{\"value\":1}").status, 201);
+    let backup = files.path().join("backup");
+    let mut command = dynarust(&["backup", &node.address.to_string(), "-o"]);
+    command.arg(&backup);
+    assert_eq!(end(command).code, Some(0));
     assert_eq!(node.stop().code(), Some(0));
     let path = dir.path().join("MANIFEST");
     let text = fs::read_to_string(&path).expect("it is there");
     let (line, check) = text.trim_end().split_once('\n').expect("a line of JSON and one of its checksum");
     assert_eq!(check, format!("{:016x}", xxh3_64(line.as_bytes())), "{text}");
-    let newer = line.replace("\"format\":1,", "\"format\":999,");
-    assert_ne!(newer, line);
-    fs::write(&path, format!("{newer}\n{:016x}\n", xxh3_64(newer.as_bytes()))).expect("it can be written");
-    let before: Vec<_> =
-        contents(dir.path()).into_iter().filter(|(name, _)| !name.ends_with("LOCK")).collect();
-    refused_in_a_line(Node::command(dir.path(), &[]), 3, &["999", &dir.path().display().to_string()]);
-    let after: Vec<_> =
-        contents(dir.path()).into_iter().filter(|(name, _)| !name.ends_with("LOCK")).collect();
-    assert!(after == before, "nothing was changed");
+    manifest(dir.path(), |line| {
+        let newer = line.replace(&format!("\"format\":{FORMAT},"), "\"format\":999,");
+        newer.replace(&format!("\"release\":\"{}\"", env!("CARGO_PKG_VERSION")), "\"release\":\"77.8.9\"")
+    });
+    assert_ne!(fs::read_to_string(&path).expect("it is there"), text);
+    let all =
+        || contents(dir.path()).into_iter().filter(|(name, _)| !name.ends_with("LOCK")).collect::<Vec<_>>();
+    let before = all();
+    let (out, data) = (files.path().join("out"), dir.path().display().to_string());
+    let out = out.to_str().expect("a path of UTF-8");
+    let words = ["format 999", "release 77.8.9", &data];
+    for (args, code) in [
+        (&["127.0.0.1:0", "--data-dir", &data][..], 3),
+        (&["127.0.0.1:0", "127.0.0.1:1", "--data-dir", &data, "--rejoin-empty"], 3),
+        (&["try-open", &data], 3),
+        (&["compact", &data], 3),
+        (&["export", &data], 3),
+        (&["inspect", &data, "summary"], 3),
+        (&["inspect", &data, "verify"], 2),
+        (&["inspect", &data, "salvage", "--out", out], 2),
+        (&["restore", backup.to_str().expect("a path of UTF-8"), "--data-dir", &data], 3),
+    ] {
+        refused_in_a_line(dynarust(args), code, &words);
+        assert!(all() == before, "{args:?}: something was changed");
+    }
+    assert!(fs::read_dir(files.path()).expect("it can be listed").count() == 1, "something was made");
     fs::write(&path, text).expect("it can be written");
     let node = Node::start(dir.path(), &[]);
     assert_eq!(node.request("GET", "/key/x", "").status, 200);

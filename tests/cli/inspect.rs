@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value as Json;
 
 use crate::support::{Client, Node};
-use crate::{Ended, contents, dynarust, end, refused_in_a_line, temporary};
+use crate::{Ended, contents, dynarust, end, older, refused_in_a_line, temporary};
 
 fn inspect(dir: &Path, args: &[&str]) -> Command {
     let mut command = dynarust(&["inspect"]);
@@ -244,4 +244,81 @@ fn a_private_copy_does_not_outlive_its_process() {
     assert_eq!(left(work.path()), used, "what is in use stays");
     ended_by(next, Signal::TERM);
     assert_eq!(left(work.path()), NOTHING);
+}
+
+/// What is wrong with a piece of a large value is told of that piece, whatever it is; and a node shows no wrong value.
+#[test]
+fn a_bad_piece_is_named() {
+    let dir = temporary();
+    filled(dir.path());
+    let version = objects(dir.path(), &["keys", "--prefix", "large"])[0]["version"].clone();
+    let version = version.as_str().expect("a version");
+    let (store, progress, whole) = (dir.path().join("store"), dir.path().join("PROGRESS"), temporary());
+    copy_files(&store, whole.path());
+    let noted = fs::read(&progress).expect("it is there");
+    let at = |index: usize, change: &Change| {
+        copy_files(whole.path(), &store);
+        fs::write(&progress, &noted).expect("it can be written");
+        let db = older::open(&store);
+        let pieces = db.open_tree("pieces").expect("a tree");
+        let keys: Vec<Vec<u8>> = pieces.iter().keys().map(|key| key.expect("a key").to_vec()).collect();
+        assert_eq!(keys.len(), 7, "a value of 100,002 bytes");
+        change(&pieces, &keys[index..]).expect("it can be written");
+        db.flush().expect("it is written");
+    };
+    let findings = |expected: &[&str]| {
+        let ended = end(inspect(dir.path(), &["verify", "--json"]));
+        assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
+        let lines: Vec<Json> =
+            ended.stdout.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        let found: Vec<&str> = lines.iter().filter_map(|line| line["finding"].as_str()).collect();
+        let expected: Vec<String> =
+            expected.iter().map(|what| format!("'large', {version}: {what}")).collect();
+        assert_eq!(found, expected);
+        assert!(lines[..found.len()].iter().all(|line| line["place"] == "pieces"), "{lines:?}");
+        let raw = end(inspect(dir.path(), &["get", "large", "--raw"]));
+        assert_eq!(raw.code, Some(1), "{}", raw.stderr);
+        let node = Node::start(dir.path(), &[]);
+        let answer = node.request("GET", "/key/large", "");
+        assert_eq!(answer.status, 500, "{}", answer.text());
+        assert_eq!(node.request("GET", "/key/both", "").status, 200);
+        assert_eq!(node.stop().code(), Some(0));
+    };
+    at(3, &|pieces, keys| {
+        let mut piece = value(pieces, &keys[0])?;
+        piece[100] ^= 1;
+        pieces.insert(&keys[0], piece).map(drop)
+    });
+    findings(&["piece 3 of 7 is damaged"]);
+    at(0, &|pieces, keys| pieces.remove(&keys[0]).map(drop));
+    findings(&["piece 0 of 7 is missing"]);
+    // Each is whole, and under another's key.
+    at(1, &|pieces, keys| {
+        let (one, other) = (value(pieces, &keys[0])?, value(pieces, &keys[1])?);
+        pieces.insert(&keys[0], other)?;
+        pieces.insert(&keys[1], one).map(drop)
+    });
+    findings(&["piece 1 of 7 is damaged", "piece 2 of 7 is damaged"]);
+    at(6, &|pieces, keys| pieces.insert(&keys[0], &[][..]).map(drop));
+    findings(&["piece 6 of 7 is damaged"]);
+}
+
+/// A piece as it is stored.
+fn value(pieces: &sled::Tree, key: &[u8]) -> sled::Result<Vec<u8>> {
+    Ok(pieces.get(key)?.expect("a piece").to_vec())
+}
+
+/// Does something to the pieces of a value, which have these keys.
+type Change = dyn Fn(&sled::Tree, &[Vec<u8>]) -> sled::Result<()>;
+
+/// Files of a store in the place of what is there.
+fn copy_files(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to.join("blobs")).expect("a directory");
+    for file in fs::read_dir(from).expect("it can be listed") {
+        let path = file.expect("a file").path();
+        if path.is_file() {
+            fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("a copy");
+        }
+    }
 }

@@ -15,9 +15,10 @@ fn the_start_line_says_address_directory_format_keys_and_time() {
     let node = Node::start(dir.path(), &[]);
     assert!(node.serving.contains("INFO"), "{}", node.serving);
     let at = format!(
-        "serving address={} data-dir={} format=1 keys=0 recovery-ms=",
+        "serving address={} data-dir={} format={} keys=0 recovery-ms=",
         node.address,
-        dir.path().display()
+        dir.path().display(),
+        dynarust::storage::FORMAT
     );
     assert!(node.serving.contains(&at), "{}", node.serving);
     field(&node.serving, "recovery-ms").parse::<u64>().expect("whole milliseconds");

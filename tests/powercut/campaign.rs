@@ -139,7 +139,7 @@ impl<'a, M: Judge> Campaign<'a, M> {
             38..40 => end,
             _ => moment(journal, &mut rng),
         };
-        Draw { number, at, rng }
+        Draw { number, at: journal.possible(at), rng }
     }
 
     fn put(&self, draw: &Draw, builder: &mut Builder, scratch: &Path) {

@@ -147,12 +147,14 @@ pub fn audit(dir: &Path) -> sled::Result<()> {
         audit.rows_bytes += bytes.len();
     }
     let mut chunks: BTreeMap<Dot, (u64, u64)> = BTreeMap::new();
-    for piece in db.open_tree("chunks")?.iter() {
+    assert!(!db.tree_names().iter().any(|name| name == b"chunks"), "a tree of an older format is left over");
+    for piece in db.open_tree("pieces")?.iter() {
         let (key, piece) = piece?;
         let dot = Dot::new(NodeId(number(&key[..8])), number(&key[8..16]));
         let (pieces, bytes) = chunks.entry(dot).or_default();
         *pieces += 1;
-        *bytes += piece.len() as u64;
+        // Behind its check.
+        *bytes += piece.len() as u64 - 4;
     }
     audit.chunks = chunks.into_iter().collect();
     println!("{}", serde_json::to_string(&audit).expect("plain data"));

@@ -94,6 +94,8 @@ pub struct Journal {
     pub openings: Vec<Range<usize>>,
     /// While sled writes a snapshot.
     pub snapshots: Vec<Range<usize>>,
+    /// While the test itself is at the store.
+    agings: Vec<Range<usize>>,
 }
 
 /// A moment, and what came through.
@@ -120,6 +122,7 @@ impl Journal {
             moments: Vec::new(),
             openings: Vec::new(),
             snapshots: Vec::new(),
+            agings: Vec::new(),
             base,
         };
         let mut reader = Reader {
@@ -144,6 +147,8 @@ impl Journal {
             Event::Opened { .. } => {
                 self.openings.last_mut().into_iter().for_each(|opening| opening.end = at);
             }
+            Event::Aging => self.agings.push(at..at),
+            Event::Aged => self.agings.last_mut().into_iter().for_each(|aging| aging.end = at),
             Event::Create(path) if path.ends_with(".generating") => self.snapshots.push(at + 1..at + 1),
             Event::Rename(from, _) if from.ends_with(".generating") => {
                 self.snapshots.last_mut().into_iter().for_each(|writing| writing.end = at);
@@ -167,6 +172,12 @@ impl Journal {
     /// Records, and finished syncs that count.
     pub fn size(&self) -> (usize, usize) {
         (self.steps.len(), self.syncs.iter().filter(|sync| sync.end.is_some()).count())
+    }
+
+    /// The next moment from here at which the power may go.
+    pub fn possible(&self, at: usize) -> usize {
+        let during = self.agings.iter().find(|aging| aging.contains(&at));
+        during.map_or(at, |aging| aging.end + 1)
     }
 
     /// A random outcome of a power cut just before record `at`.

@@ -14,7 +14,7 @@
 //!   be there.
 //!
 //! ```text
-//! cargo test --test powercut                                        2,200 states
+//! cargo test --test powercut                                        2,400 states
 //! DYNARUST_POWERCUT_STATES=1000000 DYNARUST_SEED=7 cargo test --test powercut
 //! DYNARUST_POWERCUT_WORKLOAD=sweeps …                               only this one
 //! DYNARUST_POWERCUT_REPLAY=<trace>:<workload>:<seed>:<state> …      one state of a kept trace, as a failure prints it
@@ -29,6 +29,9 @@ mod history;
 mod interpose;
 mod ledger;
 mod note;
+#[allow(dead_code, reason = "a part of it is enough here")]
+#[path = "../support/older.rs"]
+mod older;
 mod peer;
 mod rng;
 mod trace;
@@ -45,7 +48,7 @@ use crash::Control;
 use history::History;
 use ledger::Ledger;
 
-const STATES_DEFAULT: u64 = 2_200;
+const STATES_DEFAULT: u64 = 2_400;
 const STATES_PER_TRACE: u64 = 200;
 const CONTROL_STATES_MAX: u64 = 300;
 const FAILURES_MAX: usize = 5;
@@ -228,6 +231,7 @@ const CONTROLS: &[(&str, Control, &str)] = &[
     ("single", Control::NameSync, "fsync of conf and directories does not count"),
     ("single", Control::CleanUp, "unfinished snapshots are not removed"),
     ("compact", Control::Fresh, "what a compaction syncs does not count"),
+    ("migrate", Control::DataSync, "fdatasync of sled's file does not count, of migrations"),
     ("sweeps", Control::Repair, "rows of keys that change without an event are not written"),
 ];
 

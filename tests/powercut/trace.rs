@@ -35,6 +35,10 @@ pub enum Event {
     SyncBegin { id: u64, path: String, data_only: bool },
     /// It came back.
     SyncEnd(u64),
+    /// The store is made one of an older format, as no release does it: nothing is cut off from here
+    Aging,
+    /// to here.
+    Aged,
     /// A process begins to open the store.
     Life,
     /// It opened: this node, its newest event.

@@ -16,6 +16,7 @@ use dynarust::storage::{Action, Condition, Rejection, Request, Settings, Store, 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::interpose;
+use crate::older::to_format_1;
 use crate::rng::{Rng, mix};
 use crate::trace::{Event, Op, Put};
 
@@ -41,12 +42,14 @@ pub struct Shape {
     siblings_percent: u64,
     /// Does every life but the first begin with a compaction?
     compacts: bool,
+    /// Does every life but the first begin with a migration?
+    migrates: bool,
     /// How much of a key a client has seen whose write leaves siblings.
     seen_percent: u64,
 }
 
 /// All shapes: single commits, commits over several segments, chunks, reuse of segments, everything with kills, keys
-/// with so many siblings that they leave the leaf, and compactions.
+/// with so many siblings that they leave the leaf, compactions, and migrations.
 pub const SHAPES: &[Shape] = &[
     Shape {
         name: "single",
@@ -61,6 +64,7 @@ pub const SHAPES: &[Shape] = &[
         ttl_percent: 10,
         siblings_percent: 5,
         compacts: false,
+        migrates: false,
         seen_percent: 50,
     },
     Shape {
@@ -76,6 +80,7 @@ pub const SHAPES: &[Shape] = &[
         ttl_percent: 5,
         siblings_percent: 0,
         compacts: false,
+        migrates: false,
         seen_percent: 50,
     },
     Shape {
@@ -91,6 +96,7 @@ pub const SHAPES: &[Shape] = &[
         ttl_percent: 5,
         siblings_percent: 5,
         compacts: false,
+        migrates: false,
         seen_percent: 50,
     },
     Shape {
@@ -106,6 +112,7 @@ pub const SHAPES: &[Shape] = &[
         ttl_percent: 0,
         siblings_percent: 0,
         compacts: false,
+        migrates: false,
         seen_percent: 50,
     },
     Shape {
@@ -121,6 +128,7 @@ pub const SHAPES: &[Shape] = &[
         ttl_percent: 20,
         siblings_percent: 25,
         compacts: false,
+        migrates: false,
         seen_percent: 50,
     },
     Shape {
@@ -136,6 +144,7 @@ pub const SHAPES: &[Shape] = &[
         ttl_percent: 10,
         siblings_percent: 95,
         compacts: false,
+        migrates: false,
         seen_percent: 8,
     },
     Shape {
@@ -151,6 +160,23 @@ pub const SHAPES: &[Shape] = &[
         ttl_percent: 0,
         siblings_percent: 10,
         compacts: true,
+        migrates: false,
+        seen_percent: 50,
+    },
+    Shape {
+        name: "migrate",
+        keys: 24,
+        lanes: &[2, 8],
+        writes: 30,
+        phases: 2,
+        lives: 4,
+        kills: true,
+        bytes: (3_000, 200_000),
+        deletes_percent: 15,
+        ttl_percent: 5,
+        siblings_percent: 15,
+        compacts: false,
+        migrates: true,
         seen_percent: 50,
     },
 ];
@@ -261,6 +287,11 @@ pub fn send(store: &Store, id: u64, op: Op, text: Option<Vec<u8>>, fresh_only: b
 pub fn live(dir: &Path, shape: &Shape, seed: u64, life: u64) {
     let killed = shape.kills && life.is_multiple_of(2) && life + 1 < shape.lives;
     set_clock((life + 1) * 1_000_000, 0);
+    if shape.migrates && life > 0 {
+        interpose::note(&Event::Aging);
+        assert!(to_format_1(dir) > 0, "nothing to migrate");
+        interpose::note(&Event::Aged);
+    }
     interpose::note(&Event::Life);
     if shape.compacts && life > 0 {
         let done = dynarust::storage::compact(dir, &mut |_, _, _| {}).expect("a store that can be compacted");

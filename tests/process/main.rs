@@ -7,8 +7,8 @@
 //! 2. Tests that measure time or memory run `alone`, the others `beside` each other.
 //! 3. What this machine does not allow is said in a line `SKIPPED: … because …`, never passed over.
 //!
-//! Environment: `DYNARUST_SEED` repeats a run; `DYNARUST_KILL_ROUNDS`, `DYNARUST_COMPACT_KILLS`, `DYNARUST_CORRUPTIONS` and
-//! `DYNARUST_GUARDED` set how many.
+//! Environment: `DYNARUST_SEED` repeats a run; `DYNARUST_KILL_ROUNDS`, `DYNARUST_COMPACT_KILLS`, `DYNARUST_MIGRATION_KILLS`,
+//! `DYNARUST_CORRUPTIONS` and `DYNARUST_GUARDED` set how many.
 
 #[path = "../support/mod.rs"]
 #[allow(clippy::unwrap_used, reason = "a failed lock fails the test")]
@@ -26,6 +26,10 @@ mod history;
 mod kill;
 mod limits;
 mod load;
+mod migrate;
+#[allow(dead_code, reason = "a part of it is enough here")]
+#[path = "../support/older.rs"]
+mod older;
 mod random;
 mod rejoin;
 mod shim;

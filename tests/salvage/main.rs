@@ -13,6 +13,10 @@ mod support;
 #[path = "../process/random.rs"]
 mod random;
 
+#[allow(dead_code, reason = "a part of it is enough here")]
+#[path = "../support/older.rs"]
+mod older;
+
 mod base;
 mod campaign;
 mod damage;

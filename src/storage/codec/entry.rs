@@ -5,7 +5,7 @@
 //!          flags bit 0: exactly one version, and the context is its dot (nearly always): no counts, no context
 //! versions [count:varint] (version)*
 //! version  origin:8 seq:varint hlc:8 flags:1 [expires_at_ms:varint] length:varint (text | checksum:8)
-//!          flags bit 0: expires; bit 1: the text is in chunks
+//!          flags bit 0: expires; bit 1: the text is in pieces, and here is its checksum: XXH3(text)
 //! context  a vector
 //! ```
 

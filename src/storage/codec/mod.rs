@@ -1,4 +1,4 @@
-//! Bytes on disk: entries, rows of the log, the summary. Every integer is big endian or a LEB128 varint.
+//! Bytes on disk: entries, rows of the log, pieces of large values, the summary. Every integer is big endian or a LEB128 varint.
 //!
 //! Each item has a file with its layout; here is what they share. An item carries a check that is bound to its key.
 //! Decoding rejects junk with [`Junk`] and never panics: these bytes come from a disk.
@@ -9,6 +9,7 @@
 //! ```
 
 mod entry;
+mod piece;
 mod row;
 mod summary;
 
@@ -17,6 +18,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::replica::{Dot, Kind, NodeId, VersionVector};
 
 pub use entry::{decode_entry, encode_entry, skim_entry};
+pub use piece::{PIECE_HEAD_BYTES, decode_piece, encode_piece};
 pub use row::{Event, REPAIR, Row, decode_row, encode_rows};
 pub use summary::{Summary, decode_summary, encode_summary};
 
@@ -144,6 +146,7 @@ mod tests {
             // Never a panic; a random check value does not fit.
             prop_assert_eq!(decode_entry(b"k", &bytes), Err(Junk));
             prop_assert_eq!(skim_entry(b"k", &bytes, |_, _| {}), Err(Junk));
+            prop_assert_eq!(decode_piece(b"k", &bytes), Err(Junk));
             prop_assert_eq!(decode_summary(&bytes), Err(Junk));
             prop_assert_eq!(decode_row(Dot::new(NodeId(1), 1), &bytes), Err(Junk));
         }

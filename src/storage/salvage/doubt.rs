@@ -52,7 +52,7 @@ impl Doubt {
         };
         let leaf = found.leaves.get(&page);
         let holds = leaf.and_then(|leaf| leaf.holds).or_else(|| shape.trees.get(&page).copied());
-        let no_keys = matches!(holds, Some(Holds::Chunks | Holds::Expiry | Holds::Changes));
+        let no_keys = matches!(holds, Some(Holds::Chunks | Holds::Pieces | Holds::Expiry | Holds::Changes));
         if no_keys || (leaf.is_none() && found.inner.contains_key(&page)) {
             return;
         }

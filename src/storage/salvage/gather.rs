@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use super::keys::{Place, Stated, Tree};
 use super::read_place;
-use crate::limits::{ENTRY_BYTES_MAX, SALVAGE_HUNT_BYTES, SEQ_MAX};
+use crate::limits::{CHUNK_BYTES, ENTRY_BYTES_MAX, SALVAGE_HUNT_BYTES, SEQ_MAX};
 use crate::replica::{Dot, Entry, Kind, NodeId};
-use crate::storage::codec::{self, REPAIR};
+use crate::storage::codec::{self, PIECE_HEAD_BYTES, REPAIR};
 use crate::storage::sledlog::{self, Data, Link, Message, Node};
-use crate::storage::trees::{meta, read_change_key, read_expiry_key, read_row};
+use crate::storage::trees::{meta, read_change_key, read_expiry_key, read_piece_key, read_row};
 
 /// What a page holds, as its items tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +28,9 @@ pub enum Holds {
     /// One of the two: every key may be a member's id.
     Entries,
     Changes,
+    /// Pieces of large values without a check, as until format 1.
     Chunks,
+    Pieces,
     Expiry,
     Meta,
 }
@@ -41,6 +43,7 @@ impl Holds {
             b"membership" => Holds::Membership,
             b"changes" => Holds::Changes,
             b"chunks" => Holds::Chunks,
+            b"pieces" => Holds::Pieces,
             b"expiry" => Holds::Expiry,
             b"meta" => Holds::Meta,
             _ => return None,
@@ -67,9 +70,11 @@ pub struct Inner {
     pub hi: Vec<u8>,
 }
 
-/// How sure it is that bytes are the piece that they are taken for: only the whole value proves it.
+/// How sure it is that bytes are the piece that they are taken for: where they have no check, only the whole value proves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sure {
+    /// Their check holds.
+    Proven,
     /// They stand under their name.
     Named,
     /// They were written under a name whose begin is that of the newest node which is left.
@@ -215,7 +220,7 @@ impl Gather {
         let keys: Vec<Vec<u8>> = node.keys.iter().map(|key| [node.prefix, key].concat()).collect();
         let items = || keys.iter().zip(&values).map(|(key, at)| (key.as_slice(), &body[at.clone()]));
         let holds = items().fold(None, |page, (key, value)| of_both(page, what_is(key, value)));
-        let piece = |(key, value): (&[u8], &[u8])| key.len() == CHUNK_KEY_BYTES && !value.is_empty();
+        let piece = |(key, value): (&[u8], &[u8])| key.len() == PIECE_KEY_BYTES && !value.is_empty();
         let holds = holds
             .or_else(|| (!keys.is_empty() && items().all(piece)).then_some(Holds::Chunks))
             .or_else(|| self.leaves.get(&page).and_then(|leaf| leaf.holds));
@@ -224,7 +229,7 @@ impl Gather {
             Some(Holds::Membership) => self.membership.list(node.lo, node.hi, lsn),
             Some(Holds::Changes) => self.changes.list(node.lo, node.hi, lsn),
             Some(Holds::Entries) | None => self.undecided(page).list(node.lo, node.hi, lsn),
-            Some(Holds::Chunks | Holds::Expiry | Holds::Meta) => {}
+            Some(Holds::Chunks | Holds::Pieces | Holds::Expiry | Holds::Meta) => {}
         }
         for (key, at) in keys.iter().zip(&values) {
             let place = Place { at: message.at + at.start as u64, bytes: at.len() as u32 };
@@ -276,7 +281,11 @@ impl Gather {
     ) {
         let lsn = message.lsn;
         match (page, what_is(key, value)) {
-            (Some(Holds::Chunks), _) if key.len() == CHUNK_KEY_BYTES => {
+            (_, Some(Holds::Pieces)) => {
+                self.records += 1;
+                self.piece(key, Sure::Proven, place);
+            }
+            (Some(Holds::Chunks), _) if key.len() == PIECE_KEY_BYTES => {
                 self.records += 1;
                 let sure = match (message.holds, new) {
                     (true, false) => Sure::Named,
@@ -337,13 +346,11 @@ impl Gather {
     }
 
     fn piece(&mut self, key: &[u8], sure: Sure, place: Place) {
-        let Some((name, index)) = key.split_first_chunk::<16>() else { return };
-        if let (Ok(dot), Ok(index)) = (read_change_key(name), index.try_into()) {
-            let places = self.pieces.entry((dot, u32::from_be_bytes(index))).or_default();
-            let before = places.partition_point(|(known, _)| *known < sure);
-            places.insert(before, (sure, place));
-            places.truncate(PIECE_COPIES_MAX);
-        }
+        let Some(piece) = read_piece_key(key) else { return };
+        let places = self.pieces.entry(piece).or_default();
+        let before = places.partition_point(|(known, _)| *known < sure);
+        places.insert(before, (sure, place));
+        places.truncate(PIECE_COPIES_MAX);
     }
 
     fn row(&mut self, key: &[u8], value: &[u8], lsn: u64, new: bool) {
@@ -393,7 +400,7 @@ impl Gather {
                 let place = Place { at: message.at + at.start as u64, bytes: at.len() as u32 };
                 let value = &body[at];
                 let what = key.as_ref().and_then(|key| what_is(key, value));
-                let piece = key.as_ref().is_some_and(|key| key.len() == CHUNK_KEY_BYTES)
+                let piece = key.as_ref().is_some_and(|key| key.len() == PIECE_KEY_BYTES)
                     && matches!(of, Some(Holds::Chunks) | None);
                 match key {
                     Some(key) if what.is_some() || piece => {
@@ -405,7 +412,7 @@ impl Gather {
                         }
                     }
                     // The one item of these that proves nothing is of no interest.
-                    Some(_) if matches!(of, Some(Holds::Meta | Holds::Expiry)) => {}
+                    Some(_) if matches!(of, Some(Holds::Meta | Holds::Expiry | Holds::Pieces)) => {}
                     _ if holds => {
                         let rest = rest.to_vec();
                         self.orphans.push(Orphan { page, lsn, rest, place: Some(place) });
@@ -417,7 +424,7 @@ impl Gather {
                 (Some(key), Some(Holds::Data)) => self.data.remove(key, lsn),
                 (Some(key), Some(Holds::Membership)) => self.membership.remove(key, lsn),
                 (Some(key), Some(Holds::Changes)) => self.changes.remove(key, lsn),
-                (Some(_), Some(Holds::Chunks | Holds::Expiry | Holds::Meta)) => {}
+                (Some(_), Some(Holds::Chunks | Holds::Pieces | Holds::Expiry | Holds::Meta)) => {}
                 (Some(key), Some(Holds::Entries) | None) => {
                     self.undecided(page).remove(key, lsn);
                 }
@@ -435,7 +442,7 @@ impl Gather {
         let mut hunted = self.hunted;
         let proven = |key: usize, at: std::ops::Range<usize>| {
             hunted += at.len() as u64;
-            at.len() <= ENTRY_BYTES_MAX
+            at.len() <= ITEM_BYTES_MAX
                 && hunted <= SALVAGE_HUNT_BYTES
                 && what_is(&keys[key], &body[at]).is_some_and(|what| what != Holds::Expiry)
         };
@@ -443,7 +450,7 @@ impl Gather {
         self.hunted = hunted;
         let what = |(key, at): &(usize, std::ops::Range<usize>)| what_is(&keys[*key], &body[at.clone()]);
         let mut holds = found.iter().fold(None, |page, item| of_both(page, what(item)));
-        if found.is_empty() && keys.iter().all(|key| key.len() == CHUNK_KEY_BYTES) {
+        if found.is_empty() && keys.iter().all(|key| key.len() == PIECE_KEY_BYTES) {
             // Pieces prove nothing by themselves; the value that they make up will.
             found = sledlog::likely_values(body, (begin, keys.len()));
             holds = Some(Holds::Chunks);
@@ -476,8 +483,11 @@ fn is_newer(one: &Entry, other: &Entry) -> bool {
     }
 }
 
+/// The largest item that proves itself.
+const ITEM_BYTES_MAX: usize = CHUNK_BYTES + PIECE_HEAD_BYTES;
+const _: () = assert!(ENTRY_BYTES_MAX <= ITEM_BYTES_MAX);
 /// Origin, seq and index.
-const CHUNK_KEY_BYTES: usize = 20;
+const PIECE_KEY_BYTES: usize = 20;
 /// Copies of a piece that are remembered: more than one, for it may be damaged or not this piece at all.
 const PIECE_COPIES_MAX: usize = 6;
 
@@ -491,6 +501,9 @@ pub fn what_is(key: &[u8], value: &[u8]) -> Option<Holds> {
     if codec::skim_entry(key, value, |_, _| {}).is_ok() {
         // A member's id has 8 bytes.
         return Some(if key.len() == 8 { Holds::Entries } else { Holds::Data });
+    }
+    if key.len() == PIECE_KEY_BYTES && codec::decode_piece(key, value).is_ok() {
+        return Some(Holds::Pieces);
     }
     let known = [meta::FORMAT, meta::NODE, meta::CLUSTER, meta::LEFT, meta::FORMER, meta::BIRTH];
     match key {

@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::codec::{self, Summary};
 use super::error::Error;
 use super::sledlog::{BadPlace, Reach, Segments};
-use super::trees::{change_key, read_row};
+use super::trees::{piece_key, pieces_of, read_row};
 use super::{directory, offline, progress};
 use crate::limits::{CHUNK_BYTES, SALVAGE_TRIES_MAX, SEGMENT_BYTES, VALUE_BYTES_MAX};
 use crate::replica::{Dot, Entry, Kind, Totals, Value, Version};
@@ -94,6 +94,8 @@ impl Salvage {
         let failed = |e: std::io::Error| Error::of_files("read", &path, &e);
         let file = Arc::new(File::open(&path).map_err(failed)?);
         let manifest = directory::read_manifest(dir).ok().flatten();
+        // Of what it does not know it would say that it is not there.
+        manifest.as_ref().map_or(Ok(()), |manifest| directory::known(dir, manifest))?;
         let segment_bytes = manifest.map_or(SEGMENT_BYTES, |manifest| manifest.segment_bytes);
         let segments = Segments::of(&file, segment_bytes).map_err(failed)?;
         let (mut found, mut done) = (Gather::new(file.clone(), segment_bytes), 0);
@@ -283,7 +285,7 @@ impl Salvage {
             Value::Inline(text) => return Ok(text.clone()),
             Value::Chunked { bytes, checksum } => ((*bytes as usize).min(VALUE_BYTES_MAX), *checksum),
         };
-        let pieces = bytes.div_ceil(CHUNK_BYTES) as u32;
+        let pieces = pieces_of(bytes);
         let length = |index: u32| (bytes - index as usize * CHUNK_BYTES).min(CHUNK_BYTES);
         let copies: Vec<Vec<Vec<u8>>> =
             (0..pieces).map(|index| self.copies(version.dot, index, length(index))).collect();
@@ -304,16 +306,26 @@ impl Salvage {
         Err(Incomplete { missing, pieces })
     }
 
-    /// The different copies of a piece that have the right length.
+    /// The different copies of a piece that have the right length: one alone when it proves that it is this piece.
     fn copies(&self, dot: Dot, index: u32, length: usize) -> Vec<Vec<u8>> {
         let mut copies: Vec<Vec<u8>> = Vec::new();
         let known = self.found.pieces.get(&(dot, index)).into_iter().flatten();
-        let key = [&change_key(dot)[..], &index.to_be_bytes()].concat();
+        let key = piece_key(dot, index);
         // A link without its page has only the end of the name.
         let nameless = self.found.orphans.iter().filter(|orphan| key.ends_with(&orphan.rest));
         let places = known.map(|(_, place)| *place).chain(nameless.filter_map(|orphan| orphan.place));
-        for place in places.filter(|place| place.bytes as usize == length) {
-            copies.extend(self.bytes(place).filter(|copy| !copies.contains(copy)));
+        for place in places {
+            let stored = place.bytes as usize;
+            // Until format 1 a piece had no check, and was its text.
+            if stored != length && stored != length + codec::PIECE_HEAD_BYTES {
+                continue;
+            }
+            let Some(bytes) = self.bytes(place) else { continue };
+            match codec::decode_piece(&key, &bytes) {
+                Ok(text) if text.len() == length => return vec![text.to_vec()],
+                _ if stored == length && !copies.contains(&bytes) => copies.push(bytes),
+                _ => {}
+            }
         }
         copies
     }

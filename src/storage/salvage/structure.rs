@@ -32,7 +32,7 @@ pub fn settle(found: &mut Gather, file: &File) -> Shape {
                 // Of a page that nothing is known of, only what proves itself counts: not that something is missing.
                 false => said.entries().for_each(|(key, lsn, place)| found.data.state(key, lsn, place)),
             },
-            Some(Holds::Chunks | Holds::Expiry | Holds::Meta) => {}
+            Some(Holds::Chunks | Holds::Pieces | Holds::Expiry | Holds::Meta) => {}
         }
     }
     let removals = name_orphans(found, &trees, file);
@@ -94,7 +94,9 @@ fn name_orphans(found: &mut Gather, trees: &HashMap<u64, Holds>, file: &File) ->
             || found.freed.iter().any(|(page, leaf)| *page == orphan.page && leaf.last > orphan.lsn);
         let Some(place) = orphan.place else {
             // What was listed after it, did not list it.
-            if !later && !matches!(trees.get(&orphan.page), Some(Holds::Chunks | Holds::Expiry)) {
+            if !later
+                && !matches!(trees.get(&orphan.page), Some(Holds::Chunks | Holds::Pieces | Holds::Expiry))
+            {
                 removals.push((orphan.page, orphan.lsn));
             }
             continue;
