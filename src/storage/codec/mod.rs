@@ -133,11 +133,35 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::replica::{Entry, Hlc, Value, Version};
+    use crate::storage::trees::piece_key;
 
     /// Events of a few origins.
     pub fn dots() -> impl Strategy<Value = Vec<Dot>> {
         let dot = (0..4u64, 1..u64::MAX >> 1).prop_map(|(o, s)| Dot::new(NodeId(o << 40), s));
         proptest::collection::vec(dot, 0..5)
+    }
+
+    /// Worked out by hand, and by another implementation of the hash.
+    #[test]
+    fn the_document_s_examples_are_what_is_written() {
+        let document = include_str!("../../../docs/storage.md");
+        let byte = |text: &str| u8::from_str_radix(text, 16).expect("a byte in hex");
+        let bytes = |line: &str| line[..24].split_whitespace().map(byte).collect::<Vec<u8>>();
+        let blocks =
+            document.split("```hex\n").skip(1).map(|rest| rest.split("```").next().expect("its end"));
+        let shown: Vec<Vec<u8>> = blocks.map(|block| block.lines().flat_map(bytes).collect()).collect();
+        let dot = Dot::new(NodeId(0x00c0_ffee_00c0_ffee), 300);
+        let version = Version {
+            dot,
+            hlc: Hlc::at_ms(1_795_341_600_120),
+            expires_at_ms: None,
+            value: Value::Inline(b"{\"a\":1}".to_vec()),
+        };
+        let entry = Entry::from_parts(vec![version], [dot].into_iter().collect());
+        let piece = piece_key(Dot::new(dot.origin, 301), 2);
+        let written = [encode_entry(b"greeting", &entry), encode_piece(&piece, b"abc")];
+        assert_eq!(shown, written);
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! The summary: what a commit leaves behind beside the trees.
 //!
 //! ```text
-//! summary  check:8 vv floor hlc:8 keys:varint versions:varint digest:16 unit counted:1      check = XXH3(rest)
+//! summary  check:8 vv floor hlc:8 keys:varint versions:varint digest:16 unit counted:1 repairs:varint      check = XXH3(rest)
 //! ```
 
 use xxhash_rust::xxh3::xxh3_64;
