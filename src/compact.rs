@@ -19,7 +19,8 @@ pub fn run(flags: &Compact) -> Result<(), Error> {
         telling.copied(done, of);
     })?;
     drop(telling);
-    let mut out = Out { to: &mut io::stdout().lock(), json: flags.json, now_ms: 0 };
+    let mut stdout = io::stdout().lock();
+    let mut out = Out::new(&mut stdout, flags.json, 0);
     let (before, after) = (done.before_bytes, done.after_bytes);
     if out.json {
         let tree =
@@ -40,9 +41,9 @@ pub fn run(flags: &Compact) -> Result<(), Error> {
         saved => out.line(&format!("{sizes}: {} saved", told::bytes(saved)))?,
     }
     out.line("")?;
-    let mut table = shown::Table::new(&["tree", "rows", "size"]);
+    let mut table = shown::Table::new(&["tree", ">rows", ">size"]);
     for size in done.trees {
-        table.row(vec![size.name, size.items.to_string(), told::bytes(size.bytes)]);
+        table.row(&mut out, vec![size.name, size.items.to_string(), told::bytes(size.bytes)])?;
     }
     table.show(&mut out)?;
     Ok(out.to.flush()?)

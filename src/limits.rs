@@ -435,3 +435,9 @@ pub const SALVAGE_SHOWN_MAX: usize = 100;
 /// A directory for a private copy in which nothing is, and that nobody has locked, is somebody's who is just making it, for so
 /// long, in ms.
 pub const COPY_BEGINS_MS: u64 = 60_000;
+
+/// Rows of a table that are aligned with each other: bounds memory, and how long the first of them waits for the last.
+pub const TABLE_ROWS: usize = 1_000;
+
+/// Characters of a value that are shown where several values stand in a list: about three lines of a terminal.
+pub const SHOWN_CHARS: usize = 200;

@@ -4,10 +4,15 @@
 
 #[path = "cli/backup.rs"]
 mod backup;
+#[allow(dead_code, reason = "a part of it is enough here")]
+#[path = "cluster/cluster.rs"]
+mod cluster;
 #[path = "cli/compact.rs"]
 mod compact;
 #[path = "cli/directories.rs"]
 mod directories;
+#[path = "cli/edit.rs"]
+mod edit;
 #[path = "cli/inspect.rs"]
 mod inspect;
 #[allow(dead_code, reason = "a part of it is enough here")]
@@ -24,6 +29,8 @@ mod salvage;
 mod support;
 #[path = "cli/transfer.rs"]
 mod transfer;
+#[path = "cli/verify.rs"]
+mod verify;
 
 use std::fs;
 use std::io::Read;

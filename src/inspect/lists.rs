@@ -2,29 +2,31 @@
 
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::shown::{self, Table};
+use super::shown::{self, Table, Tone};
 use super::{Error, Out};
 use crate::cli::{Changes, Get, Keys};
 use crate::replica::{Dot, Entry, Kind, Member, Records, Version};
 use crate::storage::{Event, Offline, Row};
 use crate::time;
+use crate::told::{self, Told};
 
 /// The live keys.
 pub fn keys(store: &Offline, flags: &Keys, out: &mut Out) -> Result<(), Error> {
     let mut left = flags.limit.unwrap_or(u64::MAX);
     let prefix = flags.prefix.as_deref().unwrap_or_default();
-    let mut table = Table::new(&["key", "version", "updated", "bytes", "siblings", "expires"]);
+    let mut table = Table::new(&["version", "updated", ">size", ">siblings", "expires", "key"]);
     if left > 0 {
         store.entries(Kind::Data, (prefix.as_bytes(), None), |key, entry| {
             let Some(entry) = entry else {
                 let text = shown::key(key);
                 match out.json {
-                    true => out.object(&json!({"key": text, "damaged": true}))?,
+                    true => out.object(&json!({"key": shown::plain(key), "damaged": true}))?,
                     false if flags.long => {
                         let nothing = || String::new();
-                        table.row(vec![text, "damaged".into(), nothing(), nothing(), nothing(), nothing()]);
+                        let cells = vec!["damaged".into(), nothing(), nothing(), nothing(), nothing(), text];
+                        table.toned(Tone::Bad, out, cells)?;
                     }
-                    false => out.line(&format!("{text}  (damaged)"))?,
+                    false => out.toned(Tone::Bad, &format!("{text}  (damaged)"))?,
                 }
                 return Ok(true);
             };
@@ -35,21 +37,20 @@ pub fn keys(store: &Offline, flags: &Keys, out: &mut Out) -> Result<(), Error> {
             let updated = time::text(winner.hlc.ms());
             match (out.json, flags.long) {
                 (true, _) => out.object(&json!({
-                    "key": shown::key(key),
+                    "key": shown::plain(key),
                     "version": winner.dot.to_string(),
                     "updated_at": updated,
                     "bytes": winner.value.bytes(),
                     "siblings": siblings,
                     "expires_at": expires,
                 }))?,
-                (false, true) => table.row(vec![
-                    shown::key(key),
-                    winner.dot.to_string(),
-                    updated,
-                    winner.value.bytes().to_string(),
-                    siblings.to_string(),
-                    expires.unwrap_or_default(),
-                ]),
+                (false, true) => {
+                    let size = told::bytes(winner.value.bytes());
+                    let (siblings, expires) = (siblings.to_string(), expires.unwrap_or_default());
+                    let cells =
+                        vec![winner.dot.to_string(), updated, size, siblings, expires, shown::key(key)];
+                    table.row(out, cells)?;
+                }
                 (false, false) => out.line(&shown::key(key))?,
             }
             left -= 1;
@@ -78,7 +79,7 @@ pub fn get(store: &Offline, flags: &Get, out: &mut Out) -> Result<(), Error> {
         entry.versions().iter().map(|version| version_of(store, version, out.now_ms)).collect();
     let context: Vec<String> = entry.context().iter().map(|dot| dot.to_string()).collect();
     if out.json {
-        return out.object(&json!({"key": shown::key(key), "versions": versions?, "context": context}));
+        return out.object(&json!({"key": flags.key, "versions": versions?, "context": context}));
     }
     if entry.versions().is_empty() {
         out.line("deleted; the delete is not yet forgotten")?;
@@ -99,7 +100,7 @@ pub fn get(store: &Offline, flags: &Get, out: &mut Out) -> Result<(), Error> {
             out.line(&format!("expires    {}", time::text(at)))?;
         }
         let text = match store.text(version)? {
-            Some(text) => String::from_utf8_lossy(&text).into_owned(),
+            Some(text) => shown::line(&shown::plain(&text)),
             None => "(pieces of it are missing or damaged)".into(),
         };
         out.line(&format!("value      {text}"))?;
@@ -130,7 +131,11 @@ pub fn changes(store: &Offline, flags: &Changes, out: &mut Out) -> Result<(), Er
     };
     store.rows(|name, row| {
         let Some(row) = row else {
-            out.line(&format!("a row of the log is damaged: {}", name.escape_ascii()))?;
+            let name = name.escape_ascii();
+            match out.json {
+                true => out.object(&json!({"row": name.to_string(), "damaged": true}))?,
+                false => out.toned(Tone::Bad, &format!("a row of the log is damaged: {name}"))?,
+            }
             return Ok::<_, Error>(true);
         };
         let Row { first, events, .. } = &row;
@@ -145,10 +150,7 @@ pub fn changes(store: &Offline, flags: &Changes, out: &mut Out) -> Result<(), Er
 }
 
 fn change(dot: Dot, event: &Event, out: &mut Out) -> Result<(), Error> {
-    let key = match event.kind {
-        Kind::Data => shown::key(&event.key),
-        Kind::Membership => member_key(&event.key),
-    };
+    let key = named(event.kind, &event.key, out.json);
     let replaced: Vec<String> = event.before.iter().flatten().map(Dot::to_string).collect();
     if out.json {
         let kind = word(event.kind);
@@ -158,10 +160,20 @@ fn change(dot: Dot, event: &Event, out: &mut Out) -> Result<(), Error> {
     out.line(&format!("{dot}  {}  {key}{before}", word(event.kind)))
 }
 
-fn word(kind: Kind) -> &'static str {
+/// The tree of a kind.
+pub fn word(kind: Kind) -> &'static str {
     match kind {
         Kind::Data => "data",
         Kind::Membership => "membership",
+    }
+}
+
+/// A key of a kind, for programs or for people.
+pub fn named(kind: Kind, key: &[u8], json: bool) -> String {
+    match (kind, json) {
+        (Kind::Membership, _) => member_key(key),
+        (Kind::Data, true) => shown::plain(key),
+        (Kind::Data, false) => shown::key(key),
     }
 }
 
@@ -178,7 +190,12 @@ pub fn members(store: &Offline, out: &mut Out) -> Result<(), Error> {
     store.entries(Kind::Membership, (&[], None), |key, entry| {
         let id = member_key(key);
         let Some(entry) = entry else {
-            table.row(vec![id, "damaged".into(), String::new(), String::new()]);
+            match out.json {
+                true => out.object(&json!({"id": id, "damaged": true}))?,
+                false => {
+                    table.toned(Tone::Bad, out, vec![id, "damaged".into(), String::new(), String::new()])?
+                }
+            }
             return Ok::<_, Error>(true);
         };
         let mut records = Vec::new();
@@ -201,7 +218,7 @@ pub fn members(store: &Offline, out: &mut Out) -> Result<(), Error> {
         }
         let notes = [(this, "this node"), (evicted_at_ms.is_some(), "evicted")];
         let notes: Vec<&str> = notes.iter().filter(|(is, _)| *is).map(|(_, note)| *note).collect();
-        table.row(vec![id, address, joined, notes.join(", ")]);
+        table.row(out, vec![id, address, joined, notes.join(", ")])?;
         Ok(true)
     })?;
     if out.json { Ok(()) } else { table.show(out) }
@@ -210,7 +227,10 @@ pub fn members(store: &Offline, out: &mut Out) -> Result<(), Error> {
 /// The keys that have siblings now.
 pub fn conflicts(store: &Offline, out: &mut Out) -> Result<(), Error> {
     let mut found = 0;
+    let (mut told, mut read) = (Told::new("reading"), 0);
     store.entries(Kind::Data, (&[], None), |key, entry: Option<Entry>| {
+        read += 1;
+        told.counted(read, "keys", None);
         let Some(entry) = entry.filter(|entry| entry.visible(out.now_ms).count() > 1) else {
             return Ok::<_, Error>(true);
         };
@@ -220,12 +240,12 @@ pub fn conflicts(store: &Offline, out: &mut Out) -> Result<(), Error> {
             let now_ms = out.now_ms;
             let siblings: Result<Vec<Json>, Error> =
                 versions.into_iter().map(|version| version_of(store, version, now_ms)).collect();
-            out.object(&json!({"key": shown::key(key), "siblings": siblings?}))?;
+            out.object(&json!({"key": shown::plain(key), "siblings": siblings?}))?;
             return Ok(true);
         }
         out.line(&shown::key(key))?;
         for (at, version) in versions.into_iter().enumerate() {
-            let text = store.text(version)?.map(|text| String::from_utf8_lossy(&text).into_owned());
+            let text = store.text(version)?.map(|text| shown::begin(&shown::plain(&text)));
             let text = text.unwrap_or_else(|| "(damaged)".into());
             let mark = if at == 0 { "shown" } else { "     " };
             out.line(&format!("  {mark}  {}  {}  {text}", version.dot, time::text(version.hlc.ms())))?;

@@ -9,12 +9,14 @@ pub mod shown;
 mod summary;
 mod verify;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 
 use crate::cli::{Inspect, What};
 use crate::exit::Exit;
 use crate::storage::{self, Offline};
 use crate::told::Told;
+use shown::Tone;
 
 /// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +52,8 @@ impl Error {
 
 /// Shows what is asked for; comes back with the exit code. The private copy has a `name` that nothing else has.
 pub fn run(flags: &Inspect, now_ms: u64, name: u64) -> Result<u8, Error> {
-    storage::panics_are_damage();
+    let dir = flags.dir.clone();
+    storage::panics_are_damage(on_damage(&flags.what), move || dir.clone());
     let mut to = io::BufWriter::new(io::stdout().lock());
     let shown = show(flags, (now_ms, name), &mut to).and_then(|code| {
         to.flush()?;
@@ -59,28 +62,36 @@ pub fn run(flags: &Inspect, now_ms: u64, name: u64) -> Result<u8, Error> {
     match shown {
         // Who reads the first lines only has seen enough.
         Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Stopped as u8),
-        // Nothing can be read, or nothing may be.
-        Err(Error::Store(error)) if matches!(flags.what, What::Salvage(_)) => {
+        // These have codes of their own.
+        Err(Error::Store(error)) if matches!(flags.what, What::Salvage(_) | What::Verify) => {
+            let damaged = matches!(error, storage::Error::Damaged(_));
             writeln!(io::stderr(), "error: {error}")?;
-            Ok(2)
-        }
-        // Of what does not open, `verify` has found that.
-        Err(Error::Store(error)) if matches!(flags.what, What::Verify) => {
-            let code = if matches!(error, storage::Error::Damaged(_)) { 1 } else { 2 };
-            writeln!(io::stderr(), "error: {error}")?;
-            Ok(code)
+            Ok(if damaged { on_damage(&flags.what) as u8 } else { CANT })
         }
         shown => shown,
     }
 }
 
+/// The exit code of what answers by its code, and can't.
+const CANT: u8 = 2;
+
+/// How the process ends when the directory is too damaged to be shown.
+fn on_damage(what: &What) -> Exit {
+    match what {
+        // That is what it has found.
+        What::Verify => Exit::Unforeseen,
+        What::Salvage(_) => Exit::Usage,
+        _ => Exit::Damaged,
+    }
+}
+
 fn show(flags: &Inspect, (now_ms, name): (u64, u64), to: &mut dyn Write) -> Result<u8, Error> {
+    let work_dir: PathBuf = flags.work_dir.clone().unwrap_or_else(std::env::temp_dir);
     let open = || {
-        let work_dir = flags.work_dir.clone().unwrap_or_else(std::env::temp_dir);
         let mut told = Told::new("copying");
         Offline::open(&flags.dir, (&work_dir, name), &mut |done, of| told.copied(done, of))
     };
-    let mut out = Out { to, json: flags.json, now_ms };
+    let mut out = Out::new(to, flags.json, now_ms);
     match &flags.what {
         What::Summary => summary::show(&open()?, &mut out)?,
         What::Keys(keys) => lists::keys(&open()?, keys, &mut out)?,
@@ -88,7 +99,7 @@ fn show(flags: &Inspect, (now_ms, name): (u64, u64), to: &mut dyn Write) -> Resu
         What::Changes(changes) => lists::changes(&open()?, changes, &mut out)?,
         What::Members => lists::members(&open()?, &mut out)?,
         What::Conflicts => lists::conflicts(&open()?, &mut out)?,
-        What::Verify => return verify::show(&open()?, &mut out),
+        What::Verify => return verify::run(&flags.dir, open, &mut out),
         // Of a directory that sled does not open, and no copy would make it do so.
         What::Salvage(flags_of_it) => return salvage::run(&flags.dir, flags_of_it, &mut out),
     }
@@ -101,14 +112,28 @@ pub struct Out<'a> {
     pub to: &'a mut dyn Write,
     /// For programs?
     pub json: bool,
+    /// Are lines coloured?
+    pub colour: bool,
     /// What has expired by then is told.
     pub now_ms: u64,
 }
 
-impl Out<'_> {
+impl<'a> Out<'a> {
+    /// To this, which stands for stdout.
+    pub fn new(to: &'a mut dyn Write, json: bool, now_ms: u64) -> Out<'a> {
+        // As https://no-color.org has it.
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+        Out { to, json, colour: io::stdout().is_terminal() && !plain, now_ms }
+    }
+
     /// One object, on a line of its own.
     pub fn object(&mut self, object: &serde_json::Value) -> Result<(), Error> {
         Ok(writeln!(self.to, "{object}")?)
+    }
+
+    /// In a colour, where there are any.
+    pub fn toned(&mut self, tone: Tone, line: &str) -> Result<(), Error> {
+        if self.colour { self.line(&tone.of(line)) } else { self.line(line) }
     }
 
     /// As it is, with its end.

@@ -1,55 +1,119 @@
-//! How things look to people: tables, keys. Nothing here knows what they mean.
+//! How things look to people: tables, keys, colours. Nothing here knows what they mean.
 
 use super::{Error, Out};
+use crate::limits::{SHOWN_CHARS, TABLE_ROWS};
 
 /// A key as text: what would confuse a terminal is escaped.
 pub fn key(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
-        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
-        _ => key.escape_ascii().to_string(),
+        Ok(text) => line(text),
+        Err(_) => key.escape_ascii().to_string(),
     }
 }
 
-/// Aligned columns: numbers to the right, words to the left.
+/// A text on one line: what a terminal would take for a command, or not show, is escaped.
+pub fn line(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\'' | '"' | '\\' => shown.push(char),
+            _ => shown.extend(char.escape_debug()),
+        }
+    }
+    shown
+}
+
+/// The same, and of a long text only how it begins.
+pub fn begin(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((at, _)) => format!("{}… ({} bytes)", line(&text[..at]), text.len()),
+        None => line(text),
+    }
+}
+
+/// A key as programs read it: JSON has escapes of its own.
+pub fn plain(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
+/// What a line is to say before it is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// Nothing.
+    Plain,
+    /// It stands over others.
+    Head,
+    /// All is well.
+    Good,
+    /// Look at this.
+    Bad,
+}
+
+impl Tone {
+    /// The line in its colour.
+    pub fn of(self, line: &str) -> String {
+        let code = match self {
+            Tone::Plain => return line.to_owned(),
+            Tone::Head => "1",
+            Tone::Good => "32",
+            Tone::Bad => "31",
+        };
+        format!("\x1b[{code}m{line}\x1b[0m")
+    }
+}
+
+/// Aligned columns, so many rows at a time. What may be long belongs into the last one.
 pub struct Table {
     heads: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
+    right: Vec<bool>,
+    widths: Vec<usize>,
+    rows: Vec<(Tone, Vec<String>)>,
+    begun: bool,
 }
 
 impl Table {
-    /// With these heads.
+    /// With these heads; a column whose head begins with `>` is aligned to the right.
     pub fn new(heads: &[&'static str]) -> Table {
-        Table { heads: heads.to_vec(), rows: Vec::new() }
+        let right = heads.iter().map(|head| head.starts_with('>')).collect();
+        let heads: Vec<&str> = heads.iter().map(|head| head.trim_start_matches('>')).collect();
+        let widths = heads.iter().map(|head| head.len()).collect();
+        Table { heads, right, widths, rows: Vec::new(), begun: false }
     }
 
     /// One more row.
-    pub fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+    pub fn row(&mut self, out: &mut Out, cells: Vec<String>) -> Result<(), Error> {
+        self.toned(Tone::Plain, out, cells)
     }
 
-    /// Writes it.
-    pub fn show(&self, out: &mut Out) -> Result<(), Error> {
-        let wide = |at: usize| {
-            let cells = self.rows.iter().map(|row| row[at].chars().count());
-            cells.chain([self.heads[at].len()]).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..self.heads.len()).map(wide).collect();
-        let number = |cell: &str| !cell.is_empty() && cell.bytes().all(|byte| byte.is_ascii_digit());
-        let right: Vec<bool> = (0..self.heads.len())
-            .map(|at| !self.rows.is_empty() && self.rows.iter().all(|row| number(&row[at])))
-            .collect();
-        let line = |cells: &mut dyn Iterator<Item = &str>| {
-            let padded = cells.enumerate().map(|(at, cell)| match right[at] {
-                true => format!("{cell:>width$}", width = widths[at]),
-                false => format!("{cell:<width$}", width = widths[at]),
-            });
-            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-        };
-        out.line(&line(&mut self.heads.iter().copied()))?;
-        for row in &self.rows {
-            out.line(&line(&mut row.iter().map(String::as_str)))?;
+    /// The same, in a colour.
+    pub fn toned(&mut self, tone: Tone, out: &mut Out, cells: Vec<String>) -> Result<(), Error> {
+        self.rows.push((tone, cells));
+        if self.rows.len() < TABLE_ROWS { Ok(()) } else { self.show(out) }
+    }
+
+    /// Writes what there is, under the heads if nothing was written yet.
+    pub fn show(&mut self, out: &mut Out) -> Result<(), Error> {
+        for (_, cells) in &self.rows {
+            for (width, cell) in self.widths.iter_mut().zip(cells) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            let heads: Vec<String> = self.heads.iter().map(|head| head.to_string()).collect();
+            out.toned(Tone::Head, &self.aligned(&heads))?;
+        }
+        for (tone, cells) in std::mem::take(&mut self.rows) {
+            out.toned(tone, &self.aligned(&cells))?;
         }
         Ok(())
+    }
+
+    fn aligned(&self, cells: &[String]) -> String {
+        let padded = cells.iter().enumerate().map(|(at, cell)| match self.right[at] {
+            true => format!("{cell:>width$}", width = self.widths[at]),
+            false => format!("{cell:<width$}", width = self.widths[at]),
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     }
 }
 
@@ -59,8 +123,26 @@ mod tests {
 
     #[test]
     fn keys_do_no_harm_to_a_terminal() {
-        assert_eq!(key("größe/1".as_bytes()), "größe/1");
-        assert_eq!(key(b"a\x1b[2J"), "a\\x1b[2J");
+        assert_eq!(key("größe/1 \"a\\b\"".as_bytes()), "größe/1 \"a\\b\"");
+        assert_eq!(key(b"a\x1b[2J\n"), "a\\u{1b}[2J\\n");
+        assert_eq!(key("\u{202e}\u{9b}".as_bytes()), "\\u{202e}\\u{9b}");
         assert_eq!(key(b"\xff"), "\\xff");
+        assert_eq!(plain("a\x1bö".as_bytes()), "a\x1bö");
+    }
+
+    #[test]
+    fn tables_are_aligned_and_coloured_on_a_terminal_only() {
+        for (colour, expected) in [
+            (false, "   size  name\n      7  a\n1.0 KiB  much longer\n"),
+            (true, "\x1b[1m   size  name\x1b[0m\n      7  a\n\x1b[31m1.0 KiB  much longer\x1b[0m\n"),
+        ] {
+            let mut to = Vec::new();
+            let mut out = Out { to: &mut to, json: false, colour, now_ms: 0 };
+            let mut table = Table::new(&[">size", "name"]);
+            table.row(&mut out, vec!["7".into(), "a".into()]).expect("written");
+            table.toned(Tone::Bad, &mut out, vec!["1.0 KiB".into(), "much longer".into()]).expect("written");
+            table.show(&mut out).expect("written");
+            assert_eq!(String::from_utf8_lossy(&to), expected);
+        }
     }
 }

@@ -19,11 +19,19 @@ struct Counts {
     value_bytes: u64,
 }
 
+/// A vector for programs.
+fn vector(vv: &VersionVector) -> serde_json::Map<String, serde_json::Value> {
+    vv.iter().map(|dot| (dot.origin.to_string(), dot.seq.into())).collect()
+}
+
 /// Shows the summary.
 pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
     let about = store.about()?;
     let mut counts = Counts::default();
+    let (mut told, mut read) = (told::Told::new("reading"), 0);
     store.entries(Kind::Data, (&[], None), |_, entry| {
+        read += 1;
+        told.counted(read, "keys", None);
         let Some(entry) = entry else {
             counts.unreadable += 1;
             return Ok::<_, Error>(true);
@@ -37,6 +45,7 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
         counts.value_bytes += entry.versions().iter().map(|version| version.value.bytes()).sum::<u64>();
         Ok(true)
     })?;
+    drop(told);
     let sizes = store.sizes()?;
     let logical: u64 = sizes.iter().map(|size| size.bytes).sum();
     let (summary, manifest) = (&about.summary, &store.manifest);
@@ -46,9 +55,6 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
             .iter()
             .map(|size| (size.name.clone(), json!({"items": size.items, "bytes": size.bytes})))
             .collect();
-        let vector = |vv: &VersionVector| -> serde_json::Map<_, _> {
-            vv.iter().map(|dot| (dot.origin.to_string(), dot.seq.into())).collect()
-        };
         return out.object(&json!({
             "node": about.node.to_string(),
             "cluster": (about.cluster.0 != 0).then(|| about.cluster.to_string()),
@@ -97,17 +103,17 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
         out.line(&format!("damaged    {} entries can't be read: see verify", counts.unreadable))?;
     }
     out.line("")?;
-    let mut table = shown::Table::new(&["origin", "incorporated", "forgotten up to", ""]);
+    let mut table = shown::Table::new(&["origin", ">incorporated", ">forgotten up to", ""]);
     for dot in summary.vv.iter() {
         let me = if dot.origin == about.node { "this node" } else { "" };
         let floor = summary.floor.get(dot.origin);
-        table.row(vec![dot.origin.to_string(), dot.seq.to_string(), floor.to_string(), me.into()]);
+        table.row(out, vec![dot.origin.to_string(), dot.seq.to_string(), floor.to_string(), me.into()])?;
     }
     table.show(out)?;
     out.line("")?;
-    let mut table = shown::Table::new(&["tree", "items", "size"]);
+    let mut table = shown::Table::new(&["tree", ">items", ">size"]);
     for size in sizes {
-        table.row(vec![size.name, size.items.to_string(), told::bytes(size.bytes)]);
+        table.row(out, vec![size.name, size.items.to_string(), told::bytes(size.bytes)])?;
     }
     table.show(out)
 }

@@ -13,17 +13,20 @@ use super::directory::{self, Directory, Manifest, NEXT_STORE};
 use super::error::Error;
 use super::private::{self, PrivateCopy};
 use super::recover::open_sled;
-use super::trees::{Trees, meta, piece_key, pieces_of, read_expiry_key, read_piece_key, read_row};
+use super::trees::{Trees, expiry_key, meta, piece_key, pieces_of, read_piece_key, read_row};
 use super::{migrate, progress};
 use crate::exit::Exit;
 use crate::replica::{Dot, Entry, Kind, NodeId, Value, Version};
 
-/// From now on a panic of sled, which panics over some damage, is a finding, and no fault of the operator's.
-pub fn panics_are_damage() {
-    std::panic::set_hook(Box::new(|panic| {
-        let _ = writeln!(io::stderr(), "error: the directory is damaged beyond what can be shown: {panic}");
+/// From now on a panic of sled, which panics over some damage, is a finding, and no fault of the operator's: the process ends so,
+/// and names the directory that `read` says is being read.
+pub fn panics_are_damage(exit: Exit, read: impl Fn() -> PathBuf + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let dir = read();
+        let _ =
+            writeln!(io::stderr(), "error: {} is damaged beyond what can be shown: {panic}", dir.display());
         private::remove_all();
-        super::end_process(Exit::Damaged, "damaged");
+        super::end_process(exit, "damaged");
     }));
 }
 
@@ -88,9 +91,19 @@ impl Offline {
         (work_dir, name): (&Path, u64),
         told: &mut dyn FnMut(u64, u64),
     ) -> Result<Offline, Error> {
+        Offline::open_before(dir, None, (work_dir, name), told)
+    }
+
+    /// The same, of one that is to be opened together with `another`: refused as well when there is no room for copies of both.
+    pub fn open_before(
+        dir: &Path,
+        another: Option<&Path>,
+        (work_dir, name): (&Path, u64),
+        told: &mut dyn FnMut(u64, u64),
+    ) -> Result<Offline, Error> {
         let manifest = directory::served(dir)?;
         let disk_bytes = files(dir)?.iter().map(|(_, bytes)| bytes).sum();
-        let copy = copy(dir, (work_dir, name), told)?;
+        let copy = copy(dir, another, (work_dir, name), told)?;
         let ours = |error: Error| named(error, copy.path(), dir);
         let mut directory = Directory::claim(copy.path()).map_err(ours)?;
         directory.repair().map_err(ours)?;
@@ -137,16 +150,28 @@ impl Offline {
     pub fn entries<E: From<Error>>(
         &self,
         kind: Kind,
-        (prefix, after): (&[u8], Option<&[u8]>),
+        from: (&[u8], Option<&[u8]>),
         mut each: impl FnMut(&[u8], Option<Entry>) -> Result<bool, E>,
     ) -> Result<(), E> {
-        for item in self.trees.range(kind, prefix, after) {
-            let (key, bytes) = item.map_err(Error::from)?;
-            if !each(&key, codec::decode_entry(&key, &bytes).ok())? {
+        for item in self.scan(kind, from) {
+            let (key, entry) = item?;
+            if !each(&key, entry)? {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// The same, one after the other.
+    pub fn scan(
+        &self,
+        kind: Kind,
+        (prefix, after): (&[u8], Option<&[u8]>),
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Option<Entry>), Error>> {
+        self.trees.range(kind, prefix, after).map(|item| {
+            let (key, bytes) = item?;
+            Ok((key.to_vec(), codec::decode_entry(&key, &bytes).ok()))
+        })
     }
 
     /// What a key holds; `None` when nothing is known of it.
@@ -211,14 +236,9 @@ impl Offline {
         Ok(())
     }
 
-    /// Every row of the expiry index: when, and of which key.
-    pub fn expiries(&self) -> Result<Vec<(u64, Kind, Vec<u8>)>, Error> {
-        let row = |item: sled::Result<(sled::IVec, sled::IVec)>| {
-            let (row, _) = item?;
-            let (at_ms, kind, key) = read_expiry_key(&row)?;
-            Ok((at_ms, kind, key.to_vec()))
-        };
-        self.trees.expiry.iter().map(row).collect()
+    /// Does the expiry index know of this time of a key?
+    pub fn expires(&self, at_ms: u64, kind: Kind, key: &[u8]) -> Result<bool, Error> {
+        Ok(self.trees.expiry.contains_key(expiry_key(at_ms, kind, key))?)
     }
 }
 
@@ -231,6 +251,16 @@ pub enum Fault {
     Damaged(u32),
     /// Each piece is one that was written, but they do not make up this value.
     Whole,
+}
+
+/// The names of files in a directory that sled never syncs.
+pub fn blobs(dir: &Path) -> Result<Vec<String>, Error> {
+    let blobs = dir.join("store/blobs");
+    let found = if blobs.exists() { files(&blobs)? } else { Vec::new() };
+    Ok(found
+        .iter()
+        .map(|(path, _)| path.strip_prefix(&blobs).unwrap_or(path).display().to_string())
+        .collect())
 }
 
 /// The page cache of an offline store: scans read each page once.
@@ -259,25 +289,43 @@ pub fn files(dir: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
     Ok(found)
 }
 
-/// Copies the files of a directory that nobody uses.
-pub fn copy(
-    dir: &Path,
-    (work_dir, name): (&Path, u64),
-    told: &mut dyn FnMut(u64, u64),
-) -> Result<PrivateCopy, Error> {
-    // Held, so that no node starts on it meanwhile.
-    let _lock = unused(dir)?;
+/// What a copy of a directory has: its files, by name, with their lengths.
+fn copied(dir: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
     // The lock is for processes, the ballast for full disks, the rest of a compaction for nobody, and what was moved aside is
     // a directory of its own.
     let left_out = |path: &Path| {
         let top = path.strip_prefix(dir).ok().and_then(|within| within.iter().next()).unwrap_or_default();
         ["LOCK", "BALLAST", NEXT_STORE].iter().any(|name| top == *name) || is_aside(&dir.join(top))
     };
-    let files: Vec<(PathBuf, u64)> = files(dir)?.into_iter().filter(|(path, _)| !left_out(path)).collect();
-    let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    Ok(files(dir)?.into_iter().filter(|(path, _)| !left_out(path)).collect())
+}
+
+/// Makes a copy, with room for one of `another` directory too.
+pub fn copy(
+    dir: &Path,
+    another: Option<&Path>,
+    (work_dir, name): (&Path, u64),
+    told: &mut dyn FnMut(u64, u64),
+) -> Result<PrivateCopy, Error> {
+    // Held, so that no node starts on it meanwhile.
+    let _lock = unused(dir)?;
+    let bytes = |files: &[(PathBuf, u64)]| files.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let files = copied(dir)?;
+    let total = bytes(&files);
+    let another = another.map(|dir| Ok::<_, Error>((dir, bytes(&copied(dir)?)))).transpose()?;
     let refuse = |e: io::Error| {
         Error::Refused(format!("can't make a copy in {}: {e}; give another --work-dir", work_dir.display()))
     };
+    let within = |dir: &&Path| Some(work_dir.canonicalize().ok()?.starts_with(dir.canonicalize().ok()?));
+    if let Some(changed) =
+        [Some(dir), another.map(|(dir, _)| dir)].into_iter().flatten().find(|dir| within(dir) == Some(true))
+    {
+        return Err(Error::Refused(format!(
+            "a copy in {} would change {}, which is to stay as it is: give another --work-dir",
+            work_dir.display(),
+            changed.display()
+        )));
+    }
     let copy = PrivateCopy::make((work_dir, name)).map_err(refuse)?;
     let mut done = 0;
     for (path, bytes) in &files {
@@ -289,12 +337,16 @@ pub fn copy(
         // Where the file system can, a copy takes no time and no room.
         if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
             let room = room(work_dir)?;
-            if room < total - done + SPARE_BYTES {
+            let more = another.map_or(0, |(_, bytes)| bytes + SPARE_BYTES);
+            if room < total - done + SPARE_BYTES + more {
+                let other = another.map(|(dir, bytes)| format!(", one of {} takes {bytes}", dir.display()));
                 return Err(Error::Refused(format!(
-                    "a copy of {} takes {} more bytes, and {} more are to stay free, but {} has {room}: give another --work-dir",
+                    "a copy of {} takes {} more bytes{}, and {} more are to stay free, but {} has {room}: give another \
+                     --work-dir",
                     dir.display(),
                     total - done,
-                    SPARE_BYTES,
+                    other.unwrap_or_default(),
+                    SPARE_BYTES * if another.is_some() { 2 } else { 1 },
                     work_dir.display()
                 )));
             }

@@ -32,7 +32,7 @@ static COPIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 impl PrivateCopy {
     /// Of this directory, made in `work_dir` under a `name` of its own.
     pub fn of(dir: &Path, (work_dir, name): (&Path, u64)) -> Result<PrivateCopy, Error> {
-        offline::copy(dir, (work_dir, name), &mut |_, _| {})
+        offline::copy(dir, None, (work_dir, name), &mut |_, _| {})
     }
 
     /// Makes the directory for one, and removes what is left of others.

@@ -2,7 +2,7 @@
 //! whole is never written.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::StatusCode;
@@ -12,6 +12,7 @@ use super::retry::Retry;
 use super::{Error, address, client, detail, no_address, told, wait};
 use crate::api::{line, listed};
 use crate::cli::Export;
+use crate::exit::Exit;
 use crate::limits::LINE_BYTES_MAX;
 use crate::replica::{Kind, Value};
 use crate::storage::{self, Offline};
@@ -86,7 +87,8 @@ impl Sink<'_> {
 
 /// Of the directory of a stopped node.
 fn of_directory(flags: &Export, now_ms: u64, name: u64, sink: &mut Sink) -> Result<(), Error> {
-    storage::panics_are_damage();
+    let from = PathBuf::from(&flags.from);
+    storage::panics_are_damage(Exit::Damaged, move || from.clone());
     let work_dir = flags.work_dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut told = Told::new("copying");
     let copied = &mut |done, of| told.copied(done, of);

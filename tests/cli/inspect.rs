@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use crate::support::{Client, Node};
 use crate::{Ended, contents, dynarust, end, older, refused_in_a_line, temporary};
 
-fn inspect(dir: &Path, args: &[&str]) -> Command {
+pub fn inspect(dir: &Path, args: &[&str]) -> Command {
     let mut command = dynarust(&["inspect"]);
     command.arg(dir).args(args);
     command

@@ -337,6 +337,31 @@ fn read_place(file: &File, place: Place) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Where the log of a node's directory has something else than messages whose checks hold. Not its end: a crash tears what nobody
+/// was told of, and what else may be missing there, the witness says.
+pub fn bad_places(dir: &Path, told: &mut dyn FnMut(u64, u64)) -> Result<Vec<BadPlace>, Error> {
+    let manifest = directory::served(dir)?;
+    let _lock = offline::unused(dir)?;
+    let path = log_file(dir)?;
+    let failed = |e: std::io::Error| Error::of_files("read", &path, &e);
+    let file = File::open(&path).map_err(failed)?;
+    let segments = Segments::of(&file, manifest.segment_bytes).map_err(failed)?;
+    let (mut done, mut last) = (0, 0);
+    let mut bad = segments.each(
+        || {
+            told(done, segments.bytes());
+            done += manifest.segment_bytes as u64;
+        },
+        |message| {
+            if message.holds && message.placed {
+                last = last.max(message.lsn);
+            }
+        },
+    );
+    bad.retain(|place| place.through.is_none_or(|through| through <= last));
+    Ok(bad)
+}
+
 /// The log of a data directory, or of what is left of one.
 fn log_file(dir: &Path) -> Result<PathBuf, Error> {
     let places = [dir.join("store/db"), dir.join("db")];
