@@ -213,6 +213,10 @@ pub enum What {
     Conflicts,
     /// Everything that must fit together; exit code 0: it does, 1: findings, 2: it can't be looked at
     Verify,
+    /// What another node's directory holds otherwise, key by key, and which of the two is ahead; exit code 0: they hold the same,
+    /// 1: they differ, as nodes do that have yet to hear from each other, 2: they can't be compared, 3: they differ by no rule,
+    /// which is a fault
+    Diff(Diff),
     /// What can still be read of a directory that does not open, into a file; exit code 0: all of it, 1: something was skipped,
     /// 2: nothing can be read
     Salvage(Salvage),
@@ -230,6 +234,20 @@ pub struct Keys {
     /// With version, time, size, siblings and expiry
     #[arg(long)]
     pub long: bool,
+}
+
+/// Flags of `inspect diff`.
+#[derive(Args, Debug)]
+pub struct Diff {
+    /// The other data directory
+    #[arg(value_name = "OTHER")]
+    pub other: PathBuf,
+    /// Only keys that begin so, and no members
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Show so many keys at most; the others are counted
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
 }
 
 /// Flags of `inspect salvage`.

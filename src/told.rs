@@ -67,6 +67,7 @@ pub fn bytes(bytes: u64) -> String {
         (size, unit) = (size / 1024.0, unit + 1);
     }
     match unit {
+        0 if bytes == 1 => "1 byte".into(),
         0 => format!("{bytes} bytes"),
         _ => format!("{size:.1} {}", units[unit]),
     }
@@ -79,7 +80,7 @@ mod tests {
     #[test]
     fn sizes_are_readable() {
         for (given, shown) in
-            [(0, "0 bytes"), (1_023, "1023 bytes"), (1_536, "1.5 KiB"), (5 << 30, "5.0 GiB")]
+            [(0, "0 bytes"), (1, "1 byte"), (1_023, "1023 bytes"), (1_536, "1.5 KiB"), (5 << 30, "5.0 GiB")]
         {
             assert_eq!(bytes(given), shown);
         }

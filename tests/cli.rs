@@ -9,6 +9,8 @@ mod backup;
 mod cluster;
 #[path = "cli/compact.rs"]
 mod compact;
+#[path = "cli/diff.rs"]
+mod diff;
 #[path = "cli/directories.rs"]
 mod directories;
 #[path = "cli/edit.rs"]
@@ -29,6 +31,8 @@ mod salvage;
 mod support;
 #[path = "cli/transfer.rs"]
 mod transfer;
+#[path = "cli/untouched.rs"]
+mod untouched;
 #[path = "cli/verify.rs"]
 mod verify;
 

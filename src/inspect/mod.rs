@@ -3,6 +3,7 @@
 //! It looks at a private copy (`storage/offline.rs`), never changes a byte of the directory, decodes as much as can be, and
 //! leaves nothing out but in summaries. It starts no task and knows neither peers nor clients.
 
+mod diff;
 mod lists;
 mod salvage;
 pub mod shown;
@@ -63,7 +64,7 @@ pub fn run(flags: &Inspect, now_ms: u64, name: u64) -> Result<u8, Error> {
         // Who reads the first lines only has seen enough.
         Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Stopped as u8),
         // These have codes of their own.
-        Err(Error::Store(error)) if matches!(flags.what, What::Salvage(_) | What::Verify) => {
+        Err(Error::Store(error)) if matches!(flags.what, What::Salvage(_) | What::Diff(_) | What::Verify) => {
             let damaged = matches!(error, storage::Error::Damaged(_));
             writeln!(io::stderr(), "error: {error}")?;
             Ok(if damaged { on_damage(&flags.what) as u8 } else { CANT })
@@ -80,7 +81,7 @@ fn on_damage(what: &What) -> Exit {
     match what {
         // That is what it has found.
         What::Verify => Exit::Unforeseen,
-        What::Salvage(_) => Exit::Usage,
+        What::Salvage(_) | What::Diff(_) => diff::INCOMPARABLE,
         _ => Exit::Damaged,
     }
 }
@@ -100,6 +101,10 @@ fn show(flags: &Inspect, (now_ms, name): (u64, u64), to: &mut dyn Write) -> Resu
         What::Members => lists::members(&open()?, &mut out)?,
         What::Conflicts => lists::conflicts(&open()?, &mut out)?,
         What::Verify => return verify::run(&flags.dir, open, &mut out),
+        What::Diff(flags_of_it) => {
+            let names = [name, name.wrapping_add(1)];
+            return diff::run(&flags.dir, flags_of_it, (&work_dir, names), &mut out);
+        }
         // Of a directory that sled does not open, and no copy would make it do so.
         What::Salvage(flags_of_it) => return salvage::run(&flags.dir, flags_of_it, &mut out),
     }

@@ -20,7 +20,7 @@ struct Counts {
 }
 
 /// A vector for programs.
-fn vector(vv: &VersionVector) -> serde_json::Map<String, serde_json::Value> {
+pub fn vector(vv: &VersionVector) -> serde_json::Map<String, serde_json::Value> {
     vv.iter().map(|dot| (dot.origin.to_string(), dot.seq.into())).collect()
 }
 

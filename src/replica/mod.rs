@@ -14,6 +14,7 @@
 //! Called by the committer (`storage/`) and by the simulation (`tests/sim/`).
 
 mod clock;
+mod compare;
 mod courier;
 mod digest;
 mod dot;
@@ -32,6 +33,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use clock::{Clock, Hlc};
+pub use compare::{Apart, Lack, Side, Standing, compare};
 pub use courier::{Courier, Told, Wants};
 pub use digest::Digest;
 pub use dot::{Dot, NodeId, NotAName, Token};

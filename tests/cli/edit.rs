@@ -32,6 +32,12 @@ impl Edit {
         edit
     }
 
+    /// A copy whose files are changed, not its trees.
+    pub fn close_with(mut self, change: impl FnOnce(&Path)) -> Edit {
+        change(&self.close());
+        self
+    }
+
     /// The directory, with whatever was changed on the disk.
     pub fn close(&mut self) -> PathBuf {
         if let Some(db) = self.db.take() {

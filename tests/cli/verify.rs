@@ -202,30 +202,41 @@ const BROKEN: &[(&str, Break, &str, &str)] = &[
     (
         "a piece is gone",
         |e| {
-            let piece = e.rows("chunks").swap_remove(3);
-            e.remove("chunks", &piece.0);
+            let piece = e.rows("pieces").swap_remove(3);
+            e.remove("pieces", &piece.0);
         },
-        "chunks",
-        "'large': pieces of",
+        "pieces",
+        "piece 3 of 7 is missing",
     ),
     (
         "a piece is damaged",
         |e| {
-            let (name, mut piece) = e.rows("chunks").swap_remove(3);
+            let (name, mut piece) = e.rows("pieces").swap_remove(3);
             piece[100] ^= 1;
-            e.put("chunks", &name, &piece);
+            e.put("pieces", &name, &piece);
         },
-        "chunks",
-        "'large': pieces of",
+        "pieces",
+        "piece 3 of 7 is damaged",
     ),
     (
         "pieces of nothing",
         |e| {
-            e.put("chunks", &[&e.me()[..], &seq_of(e, "k1").to_be_bytes(), &[0; 4]].concat(), b"what is left")
+            e.put("pieces", &[&e.me()[..], &seq_of(e, "k1").to_be_bytes(), &[0; 4]].concat(), b"what is left")
         },
-        "chunks",
+        "pieces",
         "which does not live",
     ),
+    (
+        "a piece too many",
+        |e| {
+            let (mut name, piece) = e.rows("pieces").swap_remove(3);
+            name[19] = 7;
+            e.put("pieces", &name, &piece);
+        },
+        "pieces",
+        "has 7 pieces, and there is a piece 7",
+    ),
+    ("a piece of no name", |e| e.put("pieces", b"what", b"is this"), "pieces", "'what' names no piece"),
     (
         "a row of the index of expiry is gone",
         |e| {
