@@ -33,8 +33,8 @@ pub fn beside_writers(options: &Options, node: &Server, file: &Path) -> Result<(
 pub fn tell(options: &Options, rounds: &[&Felt], report: &mut Report) {
     report.section("Backup");
     report.line(&format!(
-        "A node takes {} writes/s over {WRITERS} connections, for {} s, and then while it is backed up. A write that was due while \
-         others were late counts from when it was due.",
+        "A node takes {} writes/s over {WRITERS} connections, for {} s, and then while it is backed up. A write that was \
+         due while others were late counts from when it was due.",
         rate_text(options.pace as f64),
         options.before_seconds
     ));

@@ -141,9 +141,7 @@ impl Courier {
     /// does not cover could come to the member from elsewhere, beside what had replaced it. It has also `said` something.
     pub fn outgrown(&self, forgotten: &VersionVector, said: Option<&VersionVector>) -> bool {
         let Some((target, _)) = &self.sweep else { return false };
-        let has = |dot| {
-            self.have.as_ref().is_some_and(|vv| vv.covers(dot)) || said.is_some_and(|vv| vv.covers(dot))
-        };
+        let has = |dot| [self.have.as_ref(), said].into_iter().flatten().any(|vv| vv.covers(dot));
         !forgotten.iter().all(|dot| target.covers(dot) || has(dot))
     }
 

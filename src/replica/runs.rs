@@ -3,8 +3,8 @@
 //! A process never gets back behind what it has said, but what it says may come out of order: a piece of a sweep that was made
 //! before an answer which overtook it. So what a member has said counts only against its later processes.
 //!
-//! Nor does an earlier process that speaks after a later one still run: who stood still finds messages of all of them when it goes
-//! on, in any order. But those are few, and read soon; whoever runs goes on to speak.
+//! Nor does an earlier process that speaks after a later one still run: who stood still finds messages of all of them when it
+//! goes on, in any order. But those are few, and read soon; whoever runs goes on to speak.
 
 use std::collections::BTreeMap;
 

@@ -171,7 +171,7 @@ impl Node {
         let had = self.disk.vv.get(peer);
         let process = self.process();
         let said = process.heard.of(peer).map_or(0, |said| said.vv.get(peer));
-        // Old letters come again here as often, and as late, as chance will have it: two processes at a time are another test's affair.
+        // Old letters come again here as often and as late as chance will have it: twins are another test's affair.
         process.runs.hear(peer, run, 0, || said.max(had)).unwrap_or(0)
     }
 
