@@ -343,6 +343,12 @@ pub const RIVALS_MAX: usize = 1_024;
 /// not come to all at once.
 pub const REFUSED_TOLD_MS: u64 = 10_000;
 
+/// How long the way between this node and a member that is alive fails, in one direction, before the log says so, in ms: who
+/// restarts or moves is found again sooner, and who is gone is down by then.
+pub const UNREACHED_TOLD_MS: u64 = 10_000;
+
+const _: () = assert!(SWIM_UNHEARD_MS + RETRY_MS.1 < UNREACHED_TOLD_MS);
+
 /// Largest packet: a greeting is answered with the members, 20 bytes each.
 pub const SWIM_PACKET_BYTES_MAX: usize = 16 << 10;
 

@@ -23,6 +23,18 @@ pub fn is_wildcard(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok_and(|parsed| parsed.ip().to_canonical().is_unspecified())
 }
 
+/// Does it lead to the machine itself, from wherever it is asked?
+pub fn is_loopback(address: &str) -> bool {
+    match address.parse::<SocketAddr>() {
+        Ok(parsed) => parsed.ip().to_canonical().is_loopback(),
+        Err(_) => {
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_ascii_lowercase();
+            let host = host.trim_end_matches('.');
+            host == "localhost" || host.ends_with(".localhost")
+        }
+    }
+}
+
 /// Is a member reachable?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Liveness {
@@ -63,8 +75,10 @@ pub struct Peer {
     pub address: Option<String>,
     /// It did not take this node for a member, the last time that it answered.
     pub denies: bool,
-    /// Why it could not be reached, the last time that it could not.
+    /// Why it could not be reached, the last time that it could not; until it answers.
     pub trouble: Option<String>,
+    /// It answers, and has asked nothing for long: it may not reach this node.
+    pub unheard: bool,
     /// What we had when it was last seen to lack something, and when that was, in ms since 1970; until it has that.
     pub owed: Option<(VersionVector, u64)>,
 }
@@ -149,5 +163,13 @@ mod tests {
             assert!(is_wildcard(everywhere), "{everywhere}");
         }
         assert!(!is_wildcard("127.0.0.1:1") && !is_wildcard("node1:1"));
+        for here in
+            ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.9]:1", "localhost:1", "LocalHost.:1", "a.localhost:1"]
+        {
+            assert!(is_loopback(here), "{here}");
+        }
+        for elsewhere in ["10.0.0.1:1", "[2001:db8::1]:1", "0.0.0.0:1", "node1:1", "localhosts:1"] {
+            assert!(!is_loopback(elsewhere), "{elsewhere}");
+        }
     }
 }

@@ -106,7 +106,8 @@ async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Pr
         shown.digest =
             peer.state.filter(|(its, _)| *its == published.vv).map(|(_, digest)| digest.to_string());
         shown.clock_skew_ms = peer.skew_ms;
-        shown.trouble = peer.trouble;
+        let unheard = "it answers this node, and has asked it nothing for long: it may not reach this node";
+        shown.trouble = peer.trouble.or(peer.unheard.then(|| unheard.into()));
         if peer.unequal >= UNEQUAL_LOOKS {
             shown.trouble = Some("it has incorporated the same events and holds something else".into());
         }

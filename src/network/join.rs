@@ -17,7 +17,7 @@ use crate::exit::Exit;
 use crate::limits::{
     JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS,
 };
-use crate::peers::{Arrival, Liveness, canonical};
+use crate::peers::{Arrival, Liveness, canonical, is_loopback};
 use crate::replica::{Dot, NodeId, Records, VersionVector};
 use crate::storage::{self, Action, Parcel, Rejection, Store};
 
@@ -219,7 +219,11 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
     };
     let listen = house.settings.listen;
     let concrete = (!listen.ip().is_unspecified()).then(|| listen.to_string());
-    let advertise = house.settings.advertise.clone().or(concrete);
+    let mut advertise = house.settings.advertise.clone().or(concrete);
+    if advertise.is_none() && is_loopback(address) {
+        // It would be seen to come from one, which leads nowhere from a member elsewhere.
+        advertise = house.address_from_elsewhere().await;
+    }
     let join = Join { members, left: house.store.left()?, advertise, port: listen.port() };
     let envelope = house.envelope(Message::Join(join));
     let limit = Duration::from_millis(PEER_ANSWER_MS);
@@ -331,11 +335,8 @@ impl House {
             ));
         }
         // A node on all addresses learns its own from those who reach it.
-        let unknown = self.settings.advertise.is_none() && self.settings.listen.ip().is_unspecified();
-        if let Some(host) = reached_as.filter(|host| unknown && is_concrete(host))
-            && self.address() == self.settings.listen.to_string()
-        {
-            self.set_address(canonical(&host));
+        let host = reached_as.filter(|host| is_concrete(host)).map(|host| canonical(&host));
+        if host.is_some_and(|host| self.reached_at(&host)) {
             self.introduce().await;
         }
         match self.enter(from, &address).await {

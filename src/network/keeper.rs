@@ -33,6 +33,7 @@ pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec
         followed = cluster;
         retire(&house, &shippers).await;
         compare(&house, &shippers);
+        house.tell_of_ways(&shippers.keys().copied().collect::<Vec<_>>()).await;
         tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
         look = feed.has_changed().unwrap_or(true);
         feed.mark_unchanged();
@@ -76,6 +77,7 @@ async fn follow(house: &Arc<House>, shippers: &mut BTreeMap<NodeId, JoinHandle<(
     for id in others {
         shippers.entry(id).or_insert_with(|| tokio::spawn(shipper::ship(house.clone(), id)));
     }
+    house.look_for_address().await;
     // Somebody may have written another address into it, or the same at the same time.
     house.introduce().await;
 }

@@ -17,6 +17,7 @@ mod keeper;
 mod leave;
 mod meet;
 mod pulse;
+mod reach;
 mod routes;
 mod secret;
 mod shipper;
@@ -42,6 +43,7 @@ use client::Client;
 use join::Rivals;
 use leave::Askers;
 use pulse::Beat;
+use reach::Ways;
 use wire::{Envelope, Message, Refusal, Reply};
 
 use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, PEER_BODIES_BYTES_MAX, RETRY_MS};
@@ -120,6 +122,8 @@ struct House {
     began: Instant,
     /// While this node looks for a cluster: who else does.
     rivals: Mutex<Rivals>,
+    /// Who answers this node, and who asks it.
+    ways: Ways,
     /// Held while the node may come to belong to another cluster.
     adopting: tokio::sync::Mutex<()>,
     /// Who is sweeping this node, and when it last sent a piece.
@@ -153,6 +157,7 @@ impl Network {
             runs: Mutex::new(Runs::default()),
             began: Instant::now(),
             rivals: Mutex::new(Rivals::default()),
+            ways: Ways::default(),
             adopting: tokio::sync::Mutex::new(()),
             sweeper: Mutex::new(None),
             pulse,
@@ -232,8 +237,12 @@ impl House {
             self.hear(from, run).ok_or_else(twin)?;
         }
         self.seen(from, now_ms, address);
+        self.answered(from, matches!(body, Reply::Refused(_)));
         let denies = matches!(body, Reply::Refused(Refusal::Stranger));
-        self.peers.update(from, |peer| peer.denies = denies);
+        self.peers.update(from, |peer| {
+            peer.denies = denies;
+            peer.trouble = None;
+        });
         match body {
             Reply::Refused(refusal) => Err(refusal.into()),
             body => Ok((from, body)),
@@ -254,7 +263,6 @@ impl House {
         self.peers.update(peer, |known| {
             known.seen_ms = Some(now_ms);
             known.skew_ms = (its_now_ms as i64).saturating_sub(now_ms as i64);
-            known.trouble = None;
             if is_concrete(&its_address) {
                 known.address = Some(its_address);
             }
@@ -301,6 +309,7 @@ impl House {
 
     /// A member could not be reached where it said that it is.
     fn missed(&self, id: NodeId, error: &Error) {
+        self.unanswered(id, error);
         self.peers.update(id, |peer| {
             peer.trouble = Some(error.to_string());
             peer.address = None;

@@ -33,7 +33,7 @@ pub async fn beat(house: Arc<House>, mut beats: mpsc::Receiver<Beat>) {
     let settings = &house.settings;
     let started = Instant::now();
     let mut swim = Swim::new(house.store.me(), (settings.now_ms)(), (settings.random)());
-    let mut downs = BTreeMap::new();
+    let mut told = Told::default();
     let under_way = Arc::new(Semaphore::new(SWIM_UNDER_WAY_MAX));
     loop {
         let due = tokio::time::Instant::from_std(started + swim.due());
@@ -81,7 +81,7 @@ pub async fn beat(house: Arc<House>, mut beats: mpsc::Receiver<Beat>) {
                 drop(permit);
             });
         }
-        note(&house, &swim, &mut downs, now);
+        note(&house, &swim, &mut told, now);
     }
 }
 
@@ -95,10 +95,21 @@ async fn exchange(house: &House, to: NodeId, pulse: Pulse) -> Result<Option<Puls
     }
 }
 
-/// What is thought of each member is there for all to read. The log tells of those who stay down: `downs` has since when each
-/// is, and whether that was said.
-fn note(house: &House, swim: &Swim, downs: &mut BTreeMap<NodeId, (Duration, bool)>, now: Duration) {
+/// What the log says of the members.
+#[derive(Default)]
+struct Told {
+    /// Who is up.
+    up: BTreeSet<NodeId>,
+    /// Who is down, since when, and whether that was said.
+    downs: BTreeMap<NodeId, (Duration, bool)>,
+}
+
+/// What is thought of each member is there for all to read. The log tells of those who stay down, and of those who come up: a
+/// suspicion passes or ends so, and may come again and again.
+fn note(house: &House, swim: &Swim, told: &mut Told, now: Duration) {
+    let Told { up, downs } = told;
     let opinions = swim.opinions(now);
+    up.retain(|id| opinions.contains_key(id));
     downs.retain(|id, _| opinions.get(id) == Some(&Liveness::Down));
     let me = house.store.me();
     // Nobody answers one that is no member any more: that says nothing about them.
@@ -107,7 +118,9 @@ fn note(house: &House, swim: &Swim, downs: &mut BTreeMap<NodeId, (Duration, bool
         let mut trouble = None;
         house.peers.update(id, |peer| {
             if peer.liveness != liveness && liveness != Liveness::Down && member {
-                log::info!("member {id} is {}", liveness.word());
+                let news = liveness == Liveness::Alive && up.insert(id);
+                let level = if news { log::Level::Info } else { log::Level::Debug };
+                log::log!(level, "member {id} is {}", liveness.word());
             }
             peer.liveness = liveness;
             trouble = peer.trouble.clone();
@@ -120,6 +133,7 @@ fn note(house: &House, swim: &Swim, downs: &mut BTreeMap<NodeId, (Duration, bool
             continue;
         }
         *told = true;
+        up.remove(&id);
         // This node went by that id itself, and takes it out of the roster.
         if house.store.former().ok().flatten() != Some(id) {
             let why = trouble.map(|why| format!(": {why}")).unwrap_or_default();

@@ -132,6 +132,7 @@ impl House {
                 );
                 return Reply::Refused(Refusal::Twin);
             };
+            self.asked(from);
             least = heard;
         }
         let taken = match body {

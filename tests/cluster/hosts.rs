@@ -54,6 +54,13 @@ impl Hosts {
         format!("10.213.{}.{}", self.net, number + 1)
     }
 
+    /// Runs the binary on a host, with arguments that are to be added.
+    pub fn run(&self, number: usize) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.host(number)]).arg(crate::support::binary());
+        command
+    }
+
     /// What runs a node on a host. It listens on all addresses, as in a container.
     pub fn command(&self) -> impl Fn(usize, &Path, &[&str]) -> Command + 'static {
         let name = self.name.clone();

@@ -22,6 +22,7 @@ mod membership;
 mod partitions;
 mod proxy;
 mod quiet;
+mod reach;
 mod rejoin;
 mod restored;
 mod storm;
