@@ -344,6 +344,10 @@ impl House {
             Ok(false) => {}
             Err(e) => return Reply::Refused(Refusal::NotNow(e.to_string())),
         }
+        if self.peers.arrival() == Some(Arrival::Asking) {
+            // Who takes others in is the first of their cluster, and has all that there is in it.
+            self.peers.arrive(None);
+        }
         // In this order: what the vector covers is in the roster, or was superseded.
         let vv = self.store.published().vv.clone();
         match self.store.roster().await {

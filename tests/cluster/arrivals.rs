@@ -192,6 +192,20 @@ fn a_newcomer_is_ready_when_it_has_what_there_was() {
     assert_eq!(second.request("GET", "/ready", "").status, 200);
 }
 
+/// The address that it is told is never up. Who begins a cluster without that node is as ready as those who come to it.
+#[test]
+fn a_newcomer_that_takes_another_in_is_ready_like_that_one() {
+    let dirs = tempfile::tempdir().unwrap();
+    let first = Node::start(&dirs.path().join("a"), &["127.0.0.1:1"]);
+    let second = Node::start(&dirs.path().join("b"), &[&first.address.to_string()]);
+    for node in [&second, &first] {
+        wait_until(SETTLED, &format!("{} is ready", node.address), || {
+            node.request("GET", "/ready", "").status == 200
+        });
+        assert_eq!(put(node, "k?w=all", "x").status / 100, 2);
+    }
+}
+
 /// Two leave at once, each the last that the other knew; nobody is told whom to join when they are started again.
 #[test]
 fn two_that_left_each_other_find_each_other_again() {
