@@ -406,6 +406,10 @@ pub const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Bad lines that a dry run names; the others are counted.
 pub const BAD_LINES_TOLD: usize = 20;
 
+/// Ids that a node gave up and still remembers; older ones stay members until they are evicted. Each goes some seconds after it
+/// was given up; so many at a time would take a crash in each start.
+pub const FORMER_IDS_MAX: usize = 64;
+
 /// Processes remembered of each peer: a message may be late by some restarts.
 pub const RUNS_KEPT: usize = 16;
 

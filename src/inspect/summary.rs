@@ -59,7 +59,7 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
             "node": about.node.to_string(),
             "cluster": (about.cluster.0 != 0).then(|| about.cluster.to_string()),
             "left": about.left.map(|id| id.to_string()),
-            "former": about.former.map(|id| id.to_string()),
+            "former": about.former.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "format": manifest.format,
             "release": manifest.release,
             "keys": counts.keys,
@@ -83,9 +83,13 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
         (0, None) => "none".into(),
         _ => about.cluster.to_string(),
     };
-    let former = about.former.map(|id| format!("; it wrote as {id} before it was set back"));
+    let former: Vec<String> = about.former.iter().map(ToString::to_string).collect();
+    let former = match former.is_empty() {
+        true => String::new(),
+        false => format!("; it wrote as {} before it was set back", former.join(", then as ")),
+    };
     let lines = [
-        ("node", format!("{}{}", about.node, former.unwrap_or_default())),
+        ("node", format!("{}{former}", about.node)),
         ("cluster", cluster),
         ("format", format!("{}, written by release {}", manifest.format, manifest.release)),
         ("keys", format!("{}, with {} of values", counts.keys, told::bytes(counts.value_bytes))),

@@ -89,7 +89,7 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         .await?;
         // Nobody knows it who could miss it.
         if house.remove(old).await.is_ok() {
-            let _ = house.store.forget_former().await;
+            let _ = house.store.forget_former(old).await;
         }
     } else if copied && !renewed && heard < others.len() {
         let why = "this data directory is a copy, and not every member could be asked what it knows of the node's writes";

@@ -135,7 +135,7 @@ fn note(house: &House, swim: &Swim, told: &mut Told, now: Duration) {
         *told = true;
         up.remove(&id);
         // This node went by that id itself, and takes it out of the roster.
-        if house.store.former().ok().flatten() != Some(id) {
+        if !house.store.former().unwrap_or_default().contains(&id) {
             let why = trouble.map(|why| format!(": {why}")).unwrap_or_default();
             log::warn!("member {id} is down{why}");
         }

@@ -11,6 +11,7 @@ use super::committer::Message;
 use super::directory::Directory;
 use super::trees::{Trees, meta};
 use super::{Error, Rejection, Store, fatal_if_failed};
+use crate::limits::FORMER_IDS_MAX;
 use crate::replica::{NodeId, VersionVector};
 
 /// Something that the node is to remember of itself.
@@ -20,10 +21,10 @@ pub enum Note {
     Cluster(NodeId),
     /// It belongs to none any more; it may go back by itself to those who are reached here.
     Nowhere { back_to: Option<Vec<String>> },
-    /// It writes under this id; the one before is its former one.
+    /// It writes under this id; the one before is among its former ones.
     Node(NodeId),
-    /// Its former id need not be remembered.
-    NoFormer,
+    /// This former id need not be remembered.
+    NotFormer(NodeId),
     /// It has not yet got what its cluster had when it was taken in; or it has.
     Arriving(Option<VersionVector>),
     /// These files, made at that time, are where it writes under its id.
@@ -44,8 +45,17 @@ impl Note {
                 trees.meta.remove(meta::ARRIVING)?;
                 replace(trees, meta::CLUSTER, NodeId::NOBODY, meta::LEFT)?;
             }
-            Note::Node(id) => replace(trees, meta::NODE, *id, meta::FORMER)?,
-            Note::NoFormer => drop(trees.meta.remove(meta::FORMER)?),
+            Note::Node(id) => {
+                let before = NodeId(trees.id(meta::NODE)?);
+                // What it was is written first here too.
+                change_former(trees, |former| {
+                    former.retain(|known| *known != before);
+                    former.push(before);
+                    former.drain(..former.len().saturating_sub(FORMER_IDS_MAX));
+                })?;
+                trees.meta.insert(meta::NODE, &id.0.to_be_bytes())?;
+            }
+            Note::NotFormer(id) => change_former(trees, |former| former.retain(|known| known != id))?,
             Note::Arriving(Some(goal)) => {
                 trees.meta.insert(meta::ARRIVING, goal.to_string().into_bytes())?;
             }
@@ -61,6 +71,17 @@ impl Note {
 fn replace(trees: &Trees, row: &[u8], id: NodeId, before: &[u8]) -> Result<(), Error> {
     trees.meta.insert(before, &trees.id(row)?.to_be_bytes())?;
     trees.meta.insert(row, &id.0.to_be_bytes())?;
+    Ok(())
+}
+
+fn change_former(trees: &Trees, change: impl FnOnce(&mut Vec<NodeId>)) -> Result<(), Error> {
+    let mut former = trees.former()?;
+    change(&mut former);
+    let bytes: Vec<u8> = former.iter().flat_map(|id| id.0.to_be_bytes()).collect();
+    match bytes.is_empty() {
+        true => trees.meta.remove(meta::FORMER)?,
+        false => trees.meta.insert(meta::FORMER, bytes)?,
+    };
     Ok(())
 }
 
@@ -113,14 +134,16 @@ impl Store {
         Ok(())
     }
 
-    /// The id under which the node wrote before it was found to be set back.
-    pub fn former(&self) -> Result<Option<NodeId>, Error> {
-        Ok(fatal_if_failed(self.0.trees.id_if_any(meta::FORMER))?.map(NodeId).filter(|id| *id != self.me()))
+    /// The ids under which the node wrote before it was found to be set back, until nobody goes by them any more.
+    pub fn former(&self) -> Result<Vec<NodeId>, Error> {
+        let mut former = fatal_if_failed(self.0.trees.former())?;
+        former.retain(|id| *id != self.me());
+        Ok(former)
     }
 
-    /// The former id is nobody's any more, or another's.
-    pub async fn forget_former(&self) -> Result<(), Rejection> {
-        self.note(Note::NoFormer).await
+    /// A former id is nobody's any more, or another's.
+    pub async fn forget_former(&self, id: NodeId) -> Result<(), Rejection> {
+        self.note(Note::NotFormer(id)).await
     }
 
     /// The node has not arrived before it has this, or it has arrived; on the disk when this comes back.

@@ -51,8 +51,8 @@ pub struct About {
     pub cluster: NodeId,
     /// The cluster that it left.
     pub left: Option<NodeId>,
-    /// The id under which it wrote before it was found to be set back.
-    pub former: Option<NodeId>,
+    /// The ids under which it wrote before it was found to be set back and that may still be members, the last one last.
+    pub former: Vec<NodeId>,
     /// What the last commit left.
     pub summary: Summary,
     /// Events that were committed, as a witness beside the log has it; `None` when that one is missing or damaged.
@@ -125,7 +125,7 @@ impl Offline {
             node: NodeId(self.trees.id(meta::NODE)?),
             cluster: NodeId(self.trees.id(meta::CLUSTER)?),
             left: id(meta::LEFT)?,
-            former: id(meta::FORMER)?,
+            former: self.trees.former()?,
             summary: self.trees.summary()?,
             witness: progress::read(self.copy.path()),
         })

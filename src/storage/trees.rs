@@ -30,7 +30,8 @@ pub mod meta {
     pub const CLUSTER: &[u8] = b"cluster";
     /// The cluster that the node has left, while it belongs to none: 8 bytes.
     pub const LEFT: &[u8] = b"left";
-    /// The id under which the node wrote before it was found to be set back: 8 bytes.
+    /// The ids under which the node wrote before it was found to be set back and that may still be members, the last one last: 8
+    /// bytes each. Releases that knew of one only take several for none.
     pub const FORMER: &[u8] = b"former";
     /// Where the members were that it left, if it is to go back to them by itself when it is started again: addresses, one a
     /// line.
@@ -202,6 +203,13 @@ impl Trees {
         let missing =
             || Error::Damaged(format!("'{}' is missing from the store", String::from_utf8_lossy(name)));
         self.id_if_any(name)?.ok_or_else(missing)
+    }
+
+    /// The ids that the node gave up and has not yet seen the end of, the last one last.
+    pub fn former(&self) -> Result<Vec<NodeId>, Error> {
+        let bytes = self.meta.get(meta::FORMER)?.unwrap_or_default();
+        let (ids, _) = bytes.as_chunks::<8>();
+        Ok(ids.iter().map(|id| NodeId(u64::from_be_bytes(*id))).collect())
     }
 
     /// A number of the `meta` tree.

@@ -151,6 +151,46 @@ fn a_restored_directory_that_can_ask_nobody_takes_a_new_id() {
     cluster.settle();
 }
 
+/// It takes another id twice before the first one is found to be down: both leave the list of members.
+#[test]
+fn ids_that_were_given_up_one_after_the_other_are_members_no_more() {
+    let mut cluster = Cluster::start(3);
+    put(cluster.node(2), "k?w=3", "x");
+    let mut ids = vec![id(cluster.node(2))];
+    // Nobody can be asked, so that a copy can't know what its original wrote; nor does anybody say who is down.
+    let addresses = [0, 1].map(|number| cluster.node(number).address.to_string());
+    (0..2).for_each(|number| cluster.kill(number));
+    for _ in 0..2 {
+        cluster.kill(2);
+        let (dir, backup) = (cluster.dir(2), cluster.dir(2).with_extension("backup"));
+        copy(&dir, &backup);
+        std::fs::remove_dir_all(&dir).unwrap();
+        copy(&backup, &dir);
+        std::fs::remove_dir_all(&backup).unwrap();
+        cluster.up_untold(2);
+        assert!(!ids.contains(&id(cluster.node(2))), "it goes on under another id");
+        ids.push(id(cluster.node(2)));
+    }
+    cluster.kill(2);
+    let mut inspect = std::process::Command::new(crate::support::binary());
+    let shown = inspect.arg("inspect").arg(cluster.dir(2)).arg("summary").output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for (number, address) in addresses.iter().enumerate() {
+        let mut command = std::process::Command::new(crate::support::binary());
+        command.arg(address).arg("--data-dir").arg(cluster.dir(number));
+        cluster.nodes[number] = Some(Node::launch(command).expect("it serves"));
+    }
+    cluster.up_untold(2);
+    for node in cluster.alive() {
+        for old in &ids[..2] {
+            wait_until(SETTLED, &format!("{old} is no member any more"), || state(node, old) == "none");
+        }
+    }
+    cluster.settle();
+    cluster.shows(&[("k", "x")]);
+    assert!(shown.contains(&format!("it wrote as {}, then as {}", ids[0], ids[1])), "{shown}");
+}
+
 /// Who came with nothing is not ready before it has what there was.
 #[test]
 fn a_newcomer_is_ready_when_it_has_what_there_was() {
