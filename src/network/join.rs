@@ -311,9 +311,14 @@ impl House {
             return Reply::Refused(Refusal::NotNow("it is joining itself".into()));
         };
         if cluster != mine && join.members > 1 {
-            // A node that is alone goes where several are, whoever of the two asked.
+            // A node that is alone goes where several are, whoever of the two asked; but its data not by a stranger's word alone.
             if !self.others().is_empty() {
                 return Reply::Refused(Refusal::OtherCluster(mine));
+            }
+            if self.settings.join.is_empty() && self.store.published().totals.keys > 0 {
+                let why = "it has data of its own, and was told to join nobody. To merge that into this node's cluster, start \
+                           it with this node's address to join by";
+                return Reply::Refused(Refusal::Malformed(why.into()));
             }
             if let Err(e) = self.store.adopt(cluster).await {
                 return Reply::Refused(Refusal::NotNow(e.to_string()));

@@ -246,6 +246,32 @@ fn a_newcomer_that_takes_another_in_is_ready_like_that_one() {
     }
 }
 
+/// A member is told to join by the address of a node that is a cluster by itself, as by a slip of the hand.
+#[test]
+fn a_node_with_data_goes_nowhere_by_the_word_of_another() {
+    let mut cluster = Cluster::start(2);
+    let lone = Node::start(&cluster.dir(9), &[]);
+    let itself = get(lone.address, "/membership")["cluster"].clone();
+    put(&lone, "own", "x");
+    put(cluster.node(0), "theirs?w=2", "y");
+    cluster.kill(1);
+    let address = lone.address.to_string();
+    cluster.nodes[1] = Some(Node::start(&cluster.dir(1), &[&address]));
+    wait_until(SETTLED, "it is refused", || {
+        cluster.node(1).log().contains("it has data of its own, and was told to join nobody")
+    });
+    cluster.settle();
+    let told = get(lone.address, "/membership");
+    assert_eq!((&told["cluster"], told["members"].as_array().unwrap().len()), (&itself, 1));
+    assert_eq!(lone.request("GET", "/key/theirs", "").status, 404);
+    // As the refusal says.
+    assert_eq!(lone.stop().code(), Some(0));
+    let lone = Node::start(&cluster.dir(9), &[&cluster.node(1).address.to_string()]);
+    cluster.nodes.push(Some(lone));
+    cluster.settle();
+    cluster.shows(&[("own", "x"), ("theirs", "y")]);
+}
+
 /// Two leave at once, each the last that the other knew; nobody is told whom to join when they are started again.
 #[test]
 fn two_that_left_each_other_find_each_other_again() {
