@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cli;
 use crate::limits::{VALUE_BYTES_MAX, WAIT_MS_MAX};
 use crate::network::Secret;
-use crate::peers::{canonical, is_wildcard};
+use crate::peers::{canonical, is_more_than_address, is_wildcard};
 
 /// How a node runs.
 #[derive(Debug, Clone)]
@@ -62,6 +62,11 @@ impl Config {
             .listen
             .ok_or_else(|| Wrong("an address to listen on is missing, such as 127.0.0.1:6660".into()))?;
         for address in flags.join.iter().chain(&flags.advertise) {
+            if is_more_than_address(address) {
+                return Err(Wrong(format!(
+                    "'{address}' is more than the address of a node: give HOST:PORT, without http:// or a user's name"
+                )));
+            }
             let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
             if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
                 return Err(Wrong(format!("'{address}' is no address of a node: give HOST:PORT")));

@@ -23,6 +23,11 @@ pub fn is_wildcard(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok_and(|parsed| parsed.ip().to_canonical().is_unspecified())
 }
 
+/// Is it more than HOST:PORT, so that in a URL it would lead elsewhere?
+pub fn is_more_than_address(address: &str) -> bool {
+    address.contains(|sign: char| sign.is_whitespace() || sign.is_control() || r"/\?#@".contains(sign))
+}
+
 /// Does it lead to the machine itself, from wherever it is asked?
 pub fn is_loopback(address: &str) -> bool {
     match address.parse::<SocketAddr>() {

@@ -52,6 +52,12 @@ pub async fn all(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
 
 /// Why this node is no member, as far as it can tell.
 fn trouble(app: &App, store: &Store) -> Option<&'static str> {
+    if store.cluster() == NodeId::NOBODY {
+        return Some(
+            "this node has left its cluster, and no member has taken it in since: its log says why. Give it the address of a \
+             member to join",
+        );
+    }
     if store.is_out() {
         return Some(
             "this node is no member any more: it was evicted, or it leaves. Start it again to let it join again",
@@ -123,7 +129,7 @@ async fn named(store: &Store, request: &HttpRequest) -> Result<NodeId, Problem> 
     })?;
     match store.is_member(id) {
         true => Ok(id),
-        false => Err(Problem::new(Code::NotFound, format!("{id} is no member"))),
+        false => Err(Problem::new(Code::NoSuchMember, format!("{id} is no member"))),
     }
 }
 
@@ -133,7 +139,7 @@ pub async fn one(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
     let store = app.store()?;
     let id = named(store, request).await?;
     let Some(member) = shown(app, store, id).await? else {
-        return Err(Problem::new(Code::NotFound, format!("{id} is no member")));
+        return Err(Problem::new(Code::NoSuchMember, format!("{id} is no member")));
     };
     #[derive(Serialize)]
     struct One {
@@ -176,7 +182,7 @@ pub async fn evict(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pro
     let now_ms = (app.now_ms)();
     let mark = |records: &Records| records.evicted(now_ms).map(|mark| Action::Put(mark.text(), None));
     let Some(written) = store.change_records(id, mark).await? else {
-        return Err(Problem::new(Code::NotFound, format!("{id} is no member")));
+        return Err(Problem::new(Code::NoSuchMember, format!("{id} is no member")));
     };
     log::warn!("member {id} was evicted by a client of this node");
     #[derive(Serialize)]

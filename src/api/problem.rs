@@ -18,6 +18,8 @@ use crate::storage::{Error, Rejection};
 pub enum Code {
     /// Nothing under this key, or it has expired.
     NotFound,
+    /// No such member.
+    NoSuchMember,
     /// No such path.
     NoSuchPath,
     /// The path is there, the method is not.
@@ -74,6 +76,7 @@ impl Code {
     fn row(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Code::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is nothing under this key"),
+            Code::NoSuchMember => ("no-such-member", StatusCode::NOT_FOUND, "There is no such member"),
             Code::NoSuchPath => ("no-such-path", StatusCode::NOT_FOUND, "There is no such path"),
             Code::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The path does not take this method")

@@ -47,7 +47,7 @@ use reach::Ways;
 use wire::{Envelope, Message, Refusal, Reply};
 
 use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, PEER_BODIES_BYTES_MAX, RETRY_MS};
-use crate::peers::{Arrival, Peers, is_wildcard};
+use crate::peers::{Arrival, Peers, is_more_than_address, is_wildcard};
 use crate::replica::{Dot, Member, NodeId, Records, Runs};
 use crate::storage::{self, Action, Rejection, Store};
 
@@ -350,9 +350,9 @@ impl House {
 
 /// Is it an address that others can reach? A wildcard is none; nor is what would be more than an address in a URL.
 fn is_concrete(address: &str) -> bool {
-    let more = |sign: char| sign.is_whitespace() || sign.is_control() || r"/\?#@".contains(sign);
-    let host = address.rsplit_once(':').is_some_and(|(host, _)| !host.is_empty() && !host.contains(more));
-    host && port_of(address).is_some_and(|port| port != 0)
+    let host = address.rsplit_once(':').is_some_and(|(host, _)| !host.is_empty());
+    host && !is_more_than_address(address)
+        && port_of(address).is_some_and(|port| port != 0)
         && address.len() <= ADDRESS_BYTES_MAX
         && !is_wildcard(address)
 }

@@ -220,7 +220,7 @@ fn ids_and_versions_in_a_path_are_parameters() {
     let me = node().request("GET", "/membership", "").json()["self"].as_str().expect("an id").to_owned();
     problem(&node().request("DELETE", &format!("/membership/{me}"), ""), 409, "cant-evict-itself");
     assert_eq!(node().request("GET", &format!("/membership/{me}"), "").status, 200, "it stays");
-    problem(&node().request("GET", "/membership/00000000000000aa", ""), 404, "not-found");
+    problem(&node().request("GET", "/membership/00000000000000aa", ""), 404, "no-such-member");
 }
 
 #[test]

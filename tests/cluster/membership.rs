@@ -313,7 +313,8 @@ fn an_evicted_node_is_out_until_it_comes_back() {
     for number in [0, 1] {
         wait_until(SETTLED, "it is no member any more", || state(cluster.node(number), &victim) == "none");
     }
-    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{victim}"), "").status, 404);
+    let again = cluster.node(0).request("DELETE", &format!("/membership/{victim}"), "");
+    assert_eq!((again.status, again.json()["title"].as_str()), (404, Some("There is no such member")));
     put(cluster.node(0), "later?w=2", "y");
     assert_eq!(cluster.node(0).request("DELETE", "/key/k?w=2", "").status, 200);
     // It runs on, alone; what it writes now comes along when it joins again.
@@ -350,6 +351,8 @@ fn a_node_leaves_and_may_join_again() {
     let other = Node::start(&cluster.dir(9), &[]);
     let stray = Node::start(&cluster.dir(2), &[&other.address.to_string()]);
     wait_until(SOON, "it is refused", || stray.log().contains("let it join that one again"));
+    let trouble = get(stray.address, "/membership")["trouble"].clone();
+    assert!(trouble.as_str().is_some_and(|told| told.contains("has left its cluster")), "{trouble}");
     assert_eq!(get(other.address, "/membership")["members"].as_array().unwrap().len(), 1);
     assert_eq!(stray.stop().code(), Some(0));
     cluster.up(2);
