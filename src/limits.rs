@@ -414,8 +414,8 @@ pub const FORMER_IDS_MAX: usize = 64;
 pub const RUNS_KEPT: usize = 16;
 
 /// A process that speaks after another of the same peer did, and again so much later, runs beside it, in ms: not sooner, since
-/// messages of one that is gone are read for as long as their sender would have waited; not later, since each time may have a reason
-/// of its own. Members speak to each other once a minute at least.
+/// messages of one that is gone are read for as long as their sender would have waited; not later, since each time may have a
+/// reason of its own. Members speak to each other once a minute at least.
 pub const TWIN_MS: (u64, u64) = (PEER_ANSWER_MS, 600_000);
 
 /// Events and bytes of a backup that are read between two commits, at most: some milliseconds for which writers wait, once.

@@ -17,8 +17,8 @@ pub fn health(request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({"status": "alive"})))
 }
 
-/// `GET /ready`: requests are served, and there is something to be read: a new member has what its cluster had when it joined. Who
-/// was evicted serves what it is asked, but nobody hears of what is written there.
+/// `GET /ready`: requests are served, and there is something to be read: a new member has what its cluster had when it joined.
+/// Who was evicted serves what it is asked, but nobody hears of what is written there.
 pub fn ready(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     request::no_parameters(request)?;
     let store = app.store()?;

@@ -136,9 +136,9 @@ impl Courier {
         self.sweep.clone().or_else(|| Some((VersionVector::new(), shown()?)))
     }
 
-    /// Is the sweep of no use any more, after all that was `forgotten` here? The member was silent for so long that forgetting did
-    /// not wait for it. Then pieces no longer tell what some events up to the target took the place of: a version that the target
-    /// does not cover could come to the member from elsewhere, beside what had replaced it. It has also `said` something.
+    /// Is the sweep of no use any more, after all that was `forgotten` here? The member was silent for so long that forgetting
+    /// did not wait for it. Then pieces no longer tell what some events up to the target took the place of: a version that the
+    /// target does not cover could come to the member from elsewhere, beside what had replaced it. It has also `said` something.
     pub fn outgrown(&self, forgotten: &VersionVector, said: Option<&VersionVector>) -> bool {
         let Some((target, _)) = &self.sweep else { return false };
         let has = |dot| [self.have.as_ref(), said].into_iter().flatten().any(|vv| vv.covers(dot));
