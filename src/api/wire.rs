@@ -19,6 +19,7 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{Bytes, Payload};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -127,6 +128,8 @@ impl Wire {
                     "cut {who} off: it has taken less than {READER_BYTES_LEAST} bytes of its answer in {} s",
                     READER_WINDOW_MS / 1_000
                 );
+                // What the kernel has goes too, and the client hears of it: else it would wait for more.
+                let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             _ => {}
