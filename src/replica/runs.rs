@@ -26,7 +26,8 @@ struct Run {
 
 impl Runs {
     /// A process speaks for a peer, at this time by a clock that only goes forward. So many of the peer's own events it must
-    /// have; `told` says how many are known now, of what it has said too. `None` when it goes on to speak after another one: both run.
+    /// have; `told` says how many are known now, of what it has said too. `None` when it goes on to speak after another one: both
+    /// run.
     pub fn hear(&mut self, peer: NodeId, run: u64, now_ms: u64, told: impl FnOnce() -> u64) -> Option<u64> {
         let known = self.0.entry(peer).or_default();
         let last = known.last().filter(|last| last.id == run);

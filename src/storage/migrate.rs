@@ -142,8 +142,8 @@ impl Migration<'_> {
         }
         let (dir, manifest) = (self.directory.path().display(), &self.directory.manifest);
         Err(Error::Refused(format!(
-            "no room to bring {dir} to format {number}: that takes about {takes} bytes beside what is there, {} are to stay free, and \
-             there are {free}; it stays in format {}: make room and start again, or go on with release {}",
+            "no room to bring {dir} to format {number}: that takes about {takes} bytes beside what is there, {} are to stay \
+             free, and there are {free}; it stays in format {}: make room and start again, or go on with release {}",
             MIGRATE_SPARE_BYTES.max(self.reserve_bytes),
             manifest.format,
             manifest.release

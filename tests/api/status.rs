@@ -74,7 +74,7 @@ fn a_new_node_s_statistics_have_every_member() {
     assert_eq!(stats["node_id"], membership["self"]);
     assert_eq!(stats["cluster_id"], membership["cluster"]);
     assert_eq!(stats["release"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(stats["format"], 1);
+    assert_eq!(stats["format"], dynarust::storage::FORMAT);
     // This node's own entry in the membership is a version, and no key.
     assert_eq!((count(&stats, "/keys"), count(&stats, "/versions")), (0, 1));
     let digest = stats["digest"].as_str().expect("a digest");
