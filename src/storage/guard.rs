@@ -3,7 +3,9 @@
 //!
 //! A crash leaves such places too, and those must pass. What a crash can't bring about:
 //!
-//! 1. *The end is before what was on the disk for certain.* Headers of segments, and the snapshot, say how far everything was.
+//! 1. *The end is before what was on the disk for certain.* Headers of segments, and the snapshot, say how far everything was. But
+//!    as it opens, sled pads the segment in which the log ended, goes on in the next one, and calls the padding stable in the
+//!    header of that before it is on the disk: the power may take the padding back, and nothing else.
 //! 2. *A later commit stands behind the end.* A commit begins when the one before it is on the disk, so a power cut leaves
 //!    parts of one commit behind the end, never of two. Each commit sets the summary. As a rule that is a link, which sled never
 //!    copies; as a part of a whole page it may have been copied later, so two pages prove nothing, and three do.
@@ -90,7 +92,9 @@ fn damage(log: &Opening<'_>, snapshot: &[u8], witness: u64) -> io::Result<Option
     let headless = log.headless()?;
     let behind = Behind::of(log, &end, &headless)?;
     let fallen_back = known.events(log)?.is_some_and(|events| events < witness);
-    if end.lsn < log.stable || behind.later_commit || fallen_back {
+    let lacks_padding_only = log.stable == log.begin(last + 1);
+    let lacks_stable = end.lsn < log.stable && !lacks_padding_only;
+    if lacks_stable || behind.later_commit || fallen_back {
         let Behind { records, segments, .. } = behind;
         let what = match records {
             0 => "the log ends there, before what was committed last".into(),
