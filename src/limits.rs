@@ -422,6 +422,8 @@ pub const TWIN_MS: (u64, u64) = (PEER_ANSWER_MS, 600_000);
 pub const BACKUP_LAST_EVENTS: u64 = 512;
 /// Bytes of all entries of the last events, about.
 pub const BACKUP_LAST_BYTES: usize = 1 << 20;
+/// So many times as long as reading some keys took, a backup waits before it reads the next ones.
+pub const BACKUP_PAUSE: u32 = 5;
 /// How often a backup reads all keys anew because the log no longer has what was written meanwhile.
 pub const BACKUP_SWEEPS_MAX: u32 = 3;
 /// Longest block of a backup: an entry is in it whole, with as many siblings as it may have.

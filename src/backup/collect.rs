@@ -1,8 +1,11 @@
 //! Reads a store for a backup, block by block, each when it is asked for: a slow reader keeps nothing waiting but itself.
 
+use std::time::{Duration, Instant};
+
 use super::format::{Block, End, Head, Writer};
 use crate::limits::{
-    BACKUP_LAST_BYTES, BACKUP_LAST_EVENTS, BACKUP_SWEEPS_MAX, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, SWEEP_KEYS,
+    BACKUP_LAST_BYTES, BACKUP_LAST_EVENTS, BACKUP_PAUSE, BACKUP_SWEEPS_MAX, FRAME_BYTES_MAX,
+    FRAME_EVENTS_MAX, SWEEP_KEYS,
 };
 use crate::replica::{Bound, Bounds, Dot, Frame, VersionVector};
 use crate::storage::{Error, Guest, Moment, Store};
@@ -17,6 +20,8 @@ pub struct Collector {
     sweeps: u32,
     /// Keeps what happens meanwhile from being forgotten.
     guest: Option<Guest>,
+    /// How long the last keys took to be read.
+    took: Duration,
 }
 
 /// What comes next.
@@ -34,7 +39,7 @@ impl Collector {
     /// Of this store.
     pub fn new(store: Store, now_ms: fn() -> u64) -> Collector {
         let (writer, sweeps) = (Writer::default(), BACKUP_SWEEPS_MAX);
-        Collector { store, writer, now_ms, next: Next::Head, sweeps, guest: None }
+        Collector { store, writer, now_ms, next: Next::Head, sweeps, guest: None, took: Duration::ZERO }
     }
 
     /// The bytes of the next block; `None` after the last.
@@ -72,8 +77,14 @@ impl Collector {
     }
 
     async fn keys(&mut self, target: VersionVector, after: Bound) -> Result<Block, Error> {
+        // A backup can wait and clients can't: it leaves them most of what there is of processors.
+        if after.is_some() {
+            tokio::time::sleep(self.took * BACKUP_PAUSE).await;
+        }
         let bounds = Bounds { count: SWEEP_KEYS.0, bytes: FRAME_BYTES_MAX };
+        let began = Instant::now();
         let piece = self.store.sweep_for(target, after, bounds).await?;
+        self.took = began.elapsed();
         self.next = match piece.through.clone() {
             None => Next::Events(piece.target.clone()),
             through => Next::Keys(piece.target.clone(), through),
