@@ -79,7 +79,7 @@ impl Collector {
     async fn keys(&mut self, target: VersionVector, after: Bound) -> Result<Block, Error> {
         // A backup can wait and clients can't: it leaves them most of what there is of processors.
         if after.is_some() {
-            tokio::time::sleep(self.took * BACKUP_PAUSE).await;
+            self.store.leave_to_others(self.took * BACKUP_PAUSE).await;
         }
         let bounds = Bounds { count: SWEEP_KEYS.0, bytes: FRAME_BYTES_MAX };
         let began = Instant::now();

@@ -87,6 +87,11 @@ impl Store {
         self.shown(read).await
     }
 
+    /// Does nothing for so long: whoever reads much leaves the processors to others in between.
+    pub async fn leave_to_others(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
     /// Reads on a thread that may block, and waits until what was read is on the disk.
     pub(super) async fn shown<T: Send + 'static>(
         &self,

@@ -3,8 +3,8 @@
 //!
 //! A crash leaves such places too, and those must pass. What a crash can't bring about:
 //!
-//! 1. *The end is before what was on the disk for certain.* Headers of segments, and the snapshot, say how far everything was. But
-//!    as it opens, sled pads the segment in which the log ended, goes on in the next one, and calls the padding stable in the
+//! 1. *The end is before what was on the disk for certain.* Headers of segments, and the snapshot, say how far everything was.
+//!    But as it opens, sled pads the segment in which the log ended, goes on in the next one, and calls the padding stable in the
 //!    header of that before it is on the disk: the power may take the padding back, and nothing else.
 //! 2. *A later commit stands behind the end.* A commit begins when the one before it is on the disk, so a power cut leaves
 //!    parts of one commit behind the end, never of two. Each commit sets the summary. As a rule that is a link, which sled never
