@@ -411,9 +411,9 @@ impl Gather {
                             leaf.holds = page_holds;
                         }
                     }
-                    // The one item of these that proves nothing is of no interest.
-                    Some(_) if matches!(of, Some(Holds::Meta | Holds::Expiry | Holds::Pieces)) => {}
-                    _ if holds => {
+                    // It may be that the page was given back and is another one by now: where that was said is lost then, and
+                    // how the key begins is not known any more.
+                    _ if holds && !value.is_empty() => {
                         let rest = rest.to_vec();
                         self.orphans.push(Orphan { page, lsn, rest, place: Some(place) });
                     }

@@ -13,6 +13,8 @@ mod doubt;
 mod gather;
 mod keys;
 mod structure;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fs::File;
