@@ -15,12 +15,16 @@ pub struct Doubt {
     all: u64,
     ranges: Cover,
     any: bool,
+    /// Up to here anything may have been lost: also that a page was given back, and is another one now.
+    blind: u64,
 }
 
 impl Doubt {
     /// What these bad places leave open; nothing was lost that is not newer than `proven`.
     pub fn of(found: &Gather, bad: &[BadPlace], shape: &Shape, proven: u64) -> Doubt {
         let mut doubt = Doubt::default();
+        let anything = bad.iter().filter(|place| place.reach == Reach::All);
+        doubt.blind = anything.map(|place| place.through.unwrap_or(u64::MAX)).max().unwrap_or(0);
         for place in bad {
             let through = place.through.unwrap_or(u64::MAX);
             if through > proven {
@@ -51,6 +55,11 @@ impl Doubt {
             Reach::Page(page) => page,
         };
         let leaf = found.leaves.get(&page);
+        if leaf.is_some_and(|leaf| leaf.lsn < self.blind && self.blind < through) {
+            self.any = true;
+            self.all = self.all.max(through);
+            return;
+        }
         let holds = leaf.and_then(|leaf| leaf.holds).or_else(|| shape.trees.get(&page).copied());
         let no_keys = matches!(holds, Some(Holds::Chunks | Holds::Pieces | Holds::Expiry | Holds::Changes));
         if no_keys || (leaf.is_none() && found.inner.contains_key(&page)) {

@@ -53,7 +53,7 @@ impl Holds {
 
 /// What is known of a leaf: its newest node, and the widest range that it had.
 pub struct Leaf {
-    lsn: u64,
+    pub lsn: u64,
     prefix: Vec<u8>,
     pub lo: Vec<u8>,
     pub hi: Vec<u8>,
@@ -87,6 +87,8 @@ pub enum Sure {
 pub struct Orphan {
     pub page: u64,
     pub lsn: u64,
+    /// Is its place in the log known for sure?
+    pub placed: bool,
     /// How the key ends.
     pub rest: Vec<u8>,
     /// Its value; `None`: the key was deleted.
@@ -322,27 +324,23 @@ impl Gather {
         }
     }
 
-    /// An entry, of a page that is undecided if one is named. Where the order of the log does not tell which of two is the newer
-    /// one, what they have seen of each other does.
-    fn entry(&mut self, undecided: Option<u64>, (key, value): (&[u8], &[u8]), mut stated: Stated) {
+    /// An entry, of a page that is undecided if one is named.
+    fn entry(&mut self, undecided: Option<u64>, item: (&[u8], &[u8]), stated: Stated) {
         self.records += 1;
         let tree = match undecided {
             Some(page) => self.undecided.entry(page).or_default(),
             None => &mut self.data,
         };
-        if let Some(known) = tree.last_stated(key) {
-            let near = known.lsn / self.segment_bytes == stated.lsn / self.segment_bytes;
-            if near && !(known.placed && stated.placed) {
-                let old = read_place(&self.file, known.place);
-                let old = old.and_then(|bytes| codec::decode_entry(key, &bytes).ok());
-                let lsn = known.lsn.max(stated.lsn);
-                match (old, codec::decode_entry(key, value)) {
-                    (Some(old), Ok(new)) if is_newer(&old, &new) => known.lsn = lsn,
-                    _ => stated.lsn = lsn,
-                }
-            }
-        }
-        tree.put(key, stated);
+        newer_of_both(tree, (&self.file, self.segment_bytes), item, stated);
+    }
+
+    /// An entry whose name was found out.
+    pub fn adopt(&mut self, kind: Kind, item: (&[u8], &[u8]), stated: Stated) {
+        let tree = match kind {
+            Kind::Data => &mut self.data,
+            Kind::Membership => &mut self.membership,
+        };
+        newer_of_both(tree, (&self.file, self.segment_bytes), item, stated);
     }
 
     fn piece(&mut self, key: &[u8], sure: Sure, place: Place) {
@@ -383,7 +381,7 @@ impl Gather {
     }
 
     fn link(&mut self, message: &Message<'_>, link: Link<'_>) {
-        let Message { lsn, page, body, holds, .. } = *message;
+        let Message { lsn, placed, page, body, holds, .. } = *message;
         let leaf = self.leaves.get_mut(&page).filter(|leaf| leaf.lsn < lsn);
         let (key, of) = match (&leaf, &link) {
             (_, Link::Merge) => return,
@@ -415,7 +413,7 @@ impl Gather {
                     // how the key begins is not known any more.
                     _ if holds && !value.is_empty() => {
                         let rest = rest.to_vec();
-                        self.orphans.push(Orphan { page, lsn, rest, place: Some(place) });
+                        self.orphans.push(Orphan { page, lsn, placed, rest, place: Some(place) });
                     }
                     _ => {}
                 }
@@ -428,7 +426,9 @@ impl Gather {
                 (Some(key), Some(Holds::Entries) | None) => {
                     self.undecided(page).remove(key, lsn);
                 }
-                (None, _) => self.orphans.push(Orphan { page, lsn, rest: rest.to_vec(), place: None }),
+                (None, _) => {
+                    self.orphans.push(Orphan { page, lsn, placed, rest: rest.to_vec(), place: None })
+                }
             },
             Link::Del(_) | Link::Merge => {}
         }
@@ -467,6 +467,29 @@ impl Gather {
             }
         }
     }
+}
+
+/// Has the tree take in an entry. Where the order of the log does not tell which of two is the newer one, what they have seen of
+/// each other does.
+fn newer_of_both(
+    tree: &mut Tree,
+    (file, segment_bytes): (&File, u64),
+    (key, value): (&[u8], &[u8]),
+    mut stated: Stated,
+) {
+    if let Some(known) = tree.last_stated(key) {
+        let near = known.lsn / segment_bytes == stated.lsn / segment_bytes;
+        if near && !(known.placed && stated.placed) {
+            let old = read_place(file, known.place);
+            let old = old.and_then(|bytes| codec::decode_entry(key, &bytes).ok());
+            let lsn = known.lsn.max(stated.lsn);
+            match (old, codec::decode_entry(key, value)) {
+                (Some(old), Ok(new)) if is_newer(&old, &new) => known.lsn = lsn,
+                _ => stated.lsn = lsn,
+            }
+        }
+    }
+    tree.put(key, stated);
 }
 
 /// Has the first of two entries of a key seen more than the other?

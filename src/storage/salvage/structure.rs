@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 
 use super::gather::{Gather, Holds, Orphan, what_is};
-use super::keys::Tree;
+use super::keys::{Stated, Tree};
 use super::read_place;
+use crate::replica::Kind;
 
 /// The shape, as far as it is there.
 pub struct Shape {
@@ -106,7 +107,7 @@ fn name_orphans(found: &mut Gather, trees: &HashMap<u64, Holds>, file: &File) ->
         let prefixes = begins.flat_map(|lo| (0..=lo.len()).map(|length| &lo[..length]));
         let named = prefixes.map(|prefix| [prefix, &orphan.rest].concat()).find(|key| is_entry(key, &value));
         match named {
-            Some(key) => adopt(found, trees, &orphan, &key),
+            Some(key) => adopt(found, trees, &orphan, (&key, &value)),
             None => left.push((orphan, value)),
         }
     }
@@ -136,18 +137,19 @@ fn by_known_names(found: &mut Gather, trees: &HashMap<u64, Holds>, orphans: Vec<
             }
         }
     }
-    for (at, (orphan, _)) in orphans.into_iter().enumerate() {
+    for (at, (orphan, value)) in orphans.into_iter().enumerate() {
         match names.remove(&at) {
-            Some(key) => adopt(found, trees, &orphan, &key),
+            Some(key) => adopt(found, trees, &orphan, (&key, &value)),
             None => found.orphans.push(orphan),
         }
     }
 }
 
-fn adopt(found: &mut Gather, trees: &HashMap<u64, Holds>, orphan: &Orphan, key: &[u8]) {
+fn adopt(found: &mut Gather, trees: &HashMap<u64, Holds>, orphan: &Orphan, item: (&[u8], &[u8])) {
     let Some(place) = orphan.place else { return };
-    match trees.get(&orphan.page) {
-        Some(Holds::Membership) => found.membership.state(key, orphan.lsn, place),
-        _ => found.data.state(key, orphan.lsn, place),
-    }
+    let kind = match trees.get(&orphan.page) {
+        Some(Holds::Membership) => Kind::Membership,
+        _ => Kind::Data,
+    };
+    found.adopt(kind, item, Stated { lsn: orphan.lsn, placed: orphan.placed, place });
 }

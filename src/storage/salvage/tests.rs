@@ -1,4 +1,4 @@
-//! What a message is taken for whose page is known from other times only.
+//! What messages are taken for whose page is known from other times only, or whose place in the log is not sure.
 
 use std::io::Write;
 
@@ -23,27 +23,52 @@ fn set(rest: &[u8], value: &[u8]) -> Vec<u8> {
     [&[0], slices(&[rest, value]).as_slice()].concat()
 }
 
-#[test]
-fn a_page_that_was_another_one_meanwhile_loses_nothing() {
-    let (key, dot) = (b"sixteen/00000458", Dot::new(NodeId(7), 3));
+/// An entry with one version.
+fn entry(key: &[u8], seq: u64) -> Vec<u8> {
+    let dot = Dot::new(NodeId(7), seq);
     let version =
         Version { dot, hlc: Hlc::default(), expires_at_ms: None, value: Value::Inline(b"1".to_vec()) };
-    let entry = encode_entry(key, &Entry::from_parts(vec![version], VersionVector::default()));
-    let name = piece_key(Dot::new(NodeId(7), 1), 0);
-    let piece = encode_piece(&name, b"of a large value");
-    // It held a piece; then came what is lost: it was given back, and is a page of data now whose keys have no prefix.
-    let bodies =
-        [(MessageKind::Node, leaf(14, &name, &[(&name, &piece)])), (MessageKind::Link, set(key, &entry))];
+    encode_entry(key, &Entry::from_parts(vec![version], VersionVector::from_iter([dot])))
+}
 
+/// What is found of a key in these messages of one page: whether their place is sure, and when they were written.
+fn found(key: &[u8], messages: &[(MessageKind, Vec<u8>, bool, u64)]) -> Option<Vec<u8>> {
     let mut log = tempfile::tempfile().expect("a file");
     let mut found = Gather::new(Arc::new(log.try_clone().expect("a file")), SEGMENT_BYTES);
     let mut at = 0;
-    for (kind, body) in &bodies {
+    for (kind, body, placed, lsn) in messages {
         log.write_all(body).expect("it can be written");
-        found.take(&Message { kind: *kind, lsn: at + 1, placed: true, page: 293, body, at, holds: true });
+        let (kind, placed, lsn) = (*kind, *placed, *lsn);
+        found.take(&Message { kind, lsn, placed, page: 293, body, at, holds: true });
         at += body.len() as u64;
     }
     structure::settle(&mut found, &log);
-    let (_, place) = found.data.newest(key).expect("it is found");
-    assert_eq!(read_place(&log, place), Some(entry));
+    let (_, place) = found.data.newest(key)?;
+    read_place(&log, place)
+}
+
+#[test]
+fn a_page_that_was_another_one_meanwhile_loses_nothing() {
+    let key = b"sixteen/00000458";
+    let name = piece_key(Dot::new(NodeId(7), 1), 0);
+    let piece = encode_piece(&name, b"of a large value");
+    // It held a piece; then came what is lost: it was given back, and is a page of data now whose keys have no prefix.
+    let messages = [
+        (MessageKind::Node, leaf(14, &name, &[(&name, &piece)]), true, 1000),
+        (MessageKind::Link, set(key, &entry(key, 3)), true, 2000),
+    ];
+    assert_eq!(found(key, &messages), Some(entry(key, 3)));
+}
+
+#[test]
+fn a_write_whose_place_is_not_sure_is_the_newer_one_if_it_has_seen_the_other() {
+    let key = b"sixteen/00000458";
+    // As after a block that is lost: it may be anywhere in its segment, so its page may not be what it was.
+    for (placed, moved) in [(entry(key, 3), entry(key, 8)), (entry(key, 8), entry(key, 3))] {
+        let messages = [
+            (MessageKind::Node, leaf(8, b"sixteen/", &[(key, &placed)]), true, 1000),
+            (MessageKind::Link, set(&key[8..], &moved), false, 0),
+        ];
+        assert_eq!(found(key, &messages), Some(entry(key, 8)));
+    }
 }

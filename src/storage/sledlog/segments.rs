@@ -214,11 +214,11 @@ impl Segment<'_, '_> {
             let torn = Head::read_torn(self.bytes, at, self.of.size);
             let torn = torn.filter(|head| head.segment == self.number);
             // A block from elsewhere may have brought messages into it, but what follows must follow.
-            let torn = torn.filter(|head| {
+            let follows = |head: &Head| {
                 let end = head.body.end;
                 next.is_none_or(|next| end <= next) || self.sound(end).is_some()
-            });
-            if let Some(head) = torn {
+            };
+            if let Some(head) = torn.as_ref().filter(|head| follows(head)) {
                 let end = head.body.end;
                 let reach = match head.kind {
                     Kind::Node | Kind::Link => Reach::Page(head.page),
@@ -229,10 +229,14 @@ impl Segment<'_, '_> {
                 if reach == Reach::Nothing {
                     return;
                 }
-                self.tell(&head, at, (false, true), message);
+                self.tell(head, at, (false, true), message);
                 self.strays(head.body.clone(), message);
                 at = end;
                 continue;
+            }
+            // What it has may still prove itself, where its length is right and what follows is lost as well.
+            if let Some(head) = torn {
+                self.tell(&head, at, (false, true), message);
             }
             let end = match next {
                 Some(next) => next,
