@@ -47,18 +47,20 @@ pub async fn all(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
         members: Vec<Shown>,
     }
     let (cluster, me) = (store.cluster().to_string(), store.me().to_string());
-    Ok(HttpResponse::Ok().json(Membership { cluster, me, trouble: trouble(app, store), members }))
+    // The list may be a commit ahead of what the store makes of it: one answer must not say both.
+    let out = store.is_out() || (!members.is_empty() && members.iter().all(|member| member.id != me));
+    Ok(HttpResponse::Ok().json(Membership { cluster, me, trouble: trouble(app, store, out), members }))
 }
 
 /// Why this node is no member, as far as it can tell.
-fn trouble(app: &App, store: &Store) -> Option<&'static str> {
+fn trouble(app: &App, store: &Store, out: bool) -> Option<&'static str> {
     if store.cluster() == NodeId::NOBODY {
         return Some(
             "this node has left its cluster, and no member has taken it in since: its log says why. Give it the address of a \
              member to join",
         );
     }
-    if store.is_out() {
+    if out {
         return Some(
             "this node is no member any more: it was evicted, or it leaves. Start it again to let it join again",
         );
