@@ -12,8 +12,8 @@
 //! 3. *The end is before the commit that the witness knows* (`progress.rs`).
 //! 4. *A torn segment before the end has something that nothing newer replaces*, or one without a header has. sled frees a
 //!    segment when all in it was replaced by what is on the disk, and writes only to free ones: one in use is whole.
-//!
-//! 5. *A page is neither where the snapshot has it nor anywhere later.*
+//! 5. *A page is neither where the snapshot has it nor anywhere later*, or is nowhere, though one with a higher number is
+//!    somewhere. At that sled panics, when it has wiped what it wanted to.
 //!
 //! What is left to the checks behind the opening (`recover.rs`): damage in the last commit after a power cut, which looks as if
 //! it had been under way, and segments that are gone as a whole and were written since the last start.
@@ -123,8 +123,11 @@ fn damage(log: &Opening<'_>, snapshot: &[u8], witness: u64) -> io::Result<Option
         }
     }
     let lacks = |(page, lsn): (u64, u64)| known.pages.get(&page).is_none_or(|last| *last < lsn);
-    let lost = (0..).zip(snapshot_pages(snapshot)).filter(|page| lacks(*page)).count();
-    Ok((lost > 0).then(|| Damage { at: None, what: format!("{lost} pages of the last snapshot were in it") }))
+    let in_snapshot: Vec<(u64, u64)> = (0..).zip(snapshot_pages(snapshot)).collect();
+    let later = in_snapshot.len() as u64..known.pages.keys().max().copied().unwrap_or(0);
+    let nowhere = later.filter(|page| !known.pages.contains_key(page)).count();
+    let lost = in_snapshot.into_iter().filter(|page| lacks(*page)).count() + nowhere;
+    Ok((lost > 0).then(|| Damage { at: None, what: format!("{lost} pages of the store were in it") }))
 }
 
 /// What there is before the end.
