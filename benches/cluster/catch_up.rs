@@ -37,7 +37,7 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bo
     for round in 0..options.rounds {
         for goes_on in [false, true] {
             let cluster = Cluster::start(Kind::Node, MEMBERS, room)?;
-            machine::wait_for_quiet(options.quiet);
+            machine::wait_for_quiet(options.common.quiet);
             let stop = one(options, &cluster, goes_on, round as u64 + 1, &mut failures)
                 .map_err(|e| cluster.servers[1].complaint(&e.to_string()))?;
             eprintln!(

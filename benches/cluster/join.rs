@@ -36,7 +36,7 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bo
     let filled = load::run(&plan, &mut cluster.request(0, Operation::Put, options.value_bytes))?;
     let mut joined = Vec::new();
     for round in 0..options.rounds {
-        machine::wait_for_quiet(options.quiet);
+        machine::wait_for_quiet(options.common.quiet);
         let one =
             one(options, &mut cluster, room).map_err(|e| cluster.servers[0].complaint(&e.to_string()))?;
         eprintln!(

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 /// Runs what was asked for; `false` when anything was answered wrongly.
 fn measure(options: &Options) -> Result<bool, Failure> {
     options.check()?;
-    let room = machine::Room::new(&options.dir, "bench-cluster-")?;
+    let room = machine::Room::new(&options.common.dir, "bench-cluster-")?;
     let mut report = Report::new();
     machine::describe("cluster", &room, &mut report);
     report.line(&format!(
@@ -78,8 +78,6 @@ fn measure(options: &Options) -> Result<bool, Failure> {
     if options.wants(Subject::Members) {
         members::measure(options, &room, &mut report)?;
     }
-    if let Some(file) = &options.markdown {
-        std::fs::write(file, report.text()).map_err(|e| format!("{}: {e}", file.display()))?;
-    }
+    options.common.keep(&report)?;
     Ok(clean)
 }

@@ -1,12 +1,12 @@
 //! The flags of the benchmark and what they select. It must not start or measure anything.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
 use crate::cluster::Kind;
 use crate::shared::Failure;
+use crate::shared::common::Common;
 
 /// Measures clusters of nodes on this machine, beside Redis with two replicas and three members of etcd.
 #[derive(Parser)]
@@ -51,19 +51,9 @@ pub struct Options {
     /// members: how long an idle cluster is watched.
     #[arg(long, default_value_t = 10)]
     pub idle_seconds: u64,
-    /// Before each measurement, wait up to this many seconds until nobody else works on this machine; under put, repeat it,
-    /// twice at most, when somebody then did all the same.
-    #[arg(long, default_value_t = 0)]
-    pub quiet: u32,
-    /// Writes the report as markdown into this file too.
-    #[arg(long)]
-    pub markdown: Option<PathBuf>,
-    /// Where the data directories are made; must be on a real disk.
-    #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
-    pub dir: PathBuf,
-    /// What cargo adds to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// What every benchmark has.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// A name that `--only` understands.

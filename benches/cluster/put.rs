@@ -65,7 +65,7 @@ pub fn measure(options: &Options, clusters: &[Cluster], report: &mut Report) -> 
         for cluster in clusters {
             for &way in Way::of(cluster.kind) {
                 let series = all.entry(way).or_default();
-                let sample = calmest(options.quiet, || {
+                let sample = calmest(options.common.quiet, || {
                     cluster.until_equal()?;
                     let plan = Plan {
                         address: cluster.first(),

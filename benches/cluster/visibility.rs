@@ -30,7 +30,7 @@ pub fn measure(options: &Options, clusters: &mut [Cluster], report: &mut Report)
         for loaded in [false, true] {
             for (index, cluster) in clusters.iter().enumerate() {
                 cluster.until_equal()?;
-                machine::wait_for_quiet(options.quiet);
+                machine::wait_for_quiet(options.common.quiet);
                 let measured = one(options, cluster, loaded, round as u64)?;
                 eprintln!(
                     "visibility {}: {}, loaded: {loaded}: {:.2} ms",

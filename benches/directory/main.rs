@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 
 fn measure(options: &Options) -> Result<(), Failure> {
     options.check()?;
-    let room = Room::new(&options.dir, "bench-directory-")?;
+    let room = Room::new(&options.common.dir, "bench-directory-")?;
     let mut report = Report::new();
     machine::describe("directory", &room, &mut report);
     report.line(&format!(
@@ -84,9 +84,7 @@ fn measure(options: &Options) -> Result<(), Failure> {
     ));
     let felt: Vec<&Felt> = rounds.iter().map(|round| &round.felt).collect();
     backup::tell(options, &felt, &mut report);
-    if let Some(file) = &options.markdown {
-        std::fs::write(file, report.text()).map_err(|e| format!("{}: {e}", file.display()))?;
-    }
+    options.common.keep(&report)?;
     Ok(())
 }
 
@@ -116,7 +114,7 @@ fn one(options: &Options, room: &Room, round: usize) -> Result<Round, Failure> {
         ran.push((what, one));
     };
     let time = |arguments: &[&str], from: Option<&Path>, to: Option<&Path>| {
-        machine::wait_for_quiet(options.quiet);
+        machine::wait_for_quiet(options.common.quiet);
         run(arguments, from, to)
     };
     let (dir, restored, export) = (at("data"), at("restored"), at("export.ndjson"));
@@ -129,7 +127,7 @@ fn one(options: &Options, room: &Room, round: usize) -> Result<Round, Failure> {
     note("import, into a node", time(&["import", &url], Some(&at("keys.ndjson")), None)?);
     has_all(&node, options)?;
     note("export, of a node", time(&["export", &url], None, Some(&export))?);
-    machine::wait_for_quiet(options.quiet);
+    machine::wait_for_quiet(options.common.quiet);
     let (backed_up, felt) = backup::beside_writers(options, &node, &backup_file)?;
     note("backup, beside writers", backed_up);
     node.stop()?;

@@ -1,11 +1,11 @@
 //! The flags of the benchmark. It must not start or measure anything.
 
-use std::path::PathBuf;
 
 use clap::Parser;
 
 use crate::VALUE_DIGITS;
 use crate::shared::Failure;
+use crate::shared::common::Common;
 
 /// Measures what a data directory's commands take, from import to compact.
 #[derive(Parser)]
@@ -26,18 +26,9 @@ pub struct Options {
     /// How long those writes are measured before the backup begins.
     #[arg(long, default_value_t = 10.0)]
     pub before_seconds: f64,
-    /// Before each measurement, wait up to this many seconds until nobody else works on this machine.
-    #[arg(long, default_value_t = 0)]
-    pub quiet: u32,
-    /// Writes the report as markdown into this file too.
-    #[arg(long)]
-    pub markdown: Option<PathBuf>,
-    /// Where the directories are made; must be on a real disk.
-    #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
-    pub dir: PathBuf,
-    /// What cargo adds to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// What every benchmark has.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 impl Options {

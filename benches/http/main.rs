@@ -55,7 +55,7 @@ fn measure(options: &Options) -> Result<bool, Failure> {
         return Ok(true);
     }
     options.check()?;
-    let room = machine::Room::new(&options.dir, "bench-http-")?;
+    let room = machine::Room::new(&options.common.dir, "bench-http-")?;
     let mut report = Report::new();
     machine::describe("http", &room, &mut report);
     if options.wants_load() {
@@ -75,8 +75,6 @@ fn measure(options: &Options) -> Result<bool, Failure> {
     if options.wants_size() {
         clean &= size::measure(options, &room, &mut report)?;
     }
-    if let Some(file) = &options.markdown {
-        std::fs::write(file, report.text()).map_err(|e| format!("{}: {e}", file.display()))?;
-    }
+    options.common.keep(&report)?;
     Ok(clean)
 }

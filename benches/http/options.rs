@@ -1,12 +1,12 @@
 //! The flags of the benchmark and what they select. It must not start or measure anything.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
 use crate::shared::Failure;
+use crate::shared::common::Common;
 use crate::shared::request::Operation;
 
 /// Measures one node over HTTP, beside the limits of the machine, Redis and etcd.
@@ -40,19 +40,9 @@ pub struct Options {
     /// With --target: its keys are there already, don't write all of them before the GETs.
     #[arg(long, requires = "target")]
     pub no_fill: bool,
-    /// Before each measurement, wait up to this many seconds until nobody else works on this machine; repeat it, twice at
-    /// most, when somebody then did all the same.
-    #[arg(long, default_value_t = 0)]
-    pub quiet: u32,
-    /// Writes the report as markdown into this file too.
-    #[arg(long)]
-    pub markdown: Option<PathBuf>,
-    /// Where the data directories are made; must be on a real disk.
-    #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
-    pub dir: PathBuf,
-    /// What cargo adds to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// What every benchmark has.
+    #[command(flatten)]
+    pub common: Common,
     /// Runs as the minimal actix-web server until it is killed.
     #[arg(long, hide = true)]
     pub serve_minimal: bool,

@@ -38,16 +38,16 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<()
     }
     for round in 0..options.rounds {
         let dir = room.subdirectory("append-")?;
-        machine::wait_for_quiet(options.quiet);
+        machine::wait_for_quiet(options.common.quiet);
         appends.push(append(&dir.path().join("growing"), options.duration())?);
-        machine::wait_for_quiet(options.quiet);
+        machine::wait_for_quiet(options.common.quiet);
         rewrites.push(rewrite(&dir.path().join("written"), options.duration())?);
         for (index, size) in COMMIT_SIZES.into_iter().enumerate() {
-            machine::wait_for_quiet(options.quiet);
+            machine::wait_for_quiet(options.common.quiet);
             commits[index].push(inserts(&stores[index], size, options, round as u64)?);
         }
         for (index, way) in Way::ALL.into_iter().enumerate() {
-            machine::wait_for_quiet(options.quiet);
+            machine::wait_for_quiet(options.common.quiet);
             let store = &mut shaped[index];
             ways[index].push(repeat(options.duration(), || {
                 durably(|| store.commit(way, WAY_WRITES, value.as_bytes()))

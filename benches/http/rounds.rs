@@ -27,7 +27,7 @@ pub fn measure(options: &Options, room: &Room, report: &mut Report) -> Result<bo
                 for (index, contestant) in contestants.iter_mut().enumerate() {
                     let measure =
                         || contestant.measure(operation, connections, options.duration(), round as u64 + 1);
-                    let sample = calmest(options.quiet, measure)?;
+                    let sample = calmest(options.common.quiet, measure)?;
                     eprintln!(
                         "round {}: {} {operation:?} at {connections}: {}/s",
                         round + 1,

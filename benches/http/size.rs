@@ -52,7 +52,7 @@ fn measure_one(kind: Kind, options: &Options, room: &Room) -> Result<Vec<String>
     let disk = loaded.disk_mib();
     let mut restarts = Vec::new();
     for _ in 0..RESTARTS {
-        machine::wait_for_quiet(options.quiet);
+        machine::wait_for_quiet(options.common.quiet);
         restarts.push(loaded.kill_and_restart()?.as_secs_f64());
     }
     let restarted = loaded.memory_mib();

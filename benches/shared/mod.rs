@@ -4,6 +4,7 @@
 
 pub mod child;
 pub mod client;
+pub mod common;
 pub mod connection;
 pub mod etcd;
 pub mod histogram;
