@@ -43,7 +43,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::{Node, SOON, binary};
+use support::{Node, SOON, binary, errors};
 
 /// How a command ended.
 struct Ended {
@@ -75,7 +75,7 @@ fn end(mut command: Command) -> Ended {
     };
     let output = child.wait_with_output().expect("its output");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ended { code, stdout: text(output.stdout), stderr: text(output.stderr) }
+    Ended { code, stdout: text(output.stdout), stderr: errors(&output.stderr) }
 }
 
 fn dynarust(args: &[&str]) -> Command {

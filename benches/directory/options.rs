@@ -1,6 +1,5 @@
 //! The flags of the benchmark. It must not start or measure anything.
 
-
 use clap::Parser;
 
 use crate::VALUE_DIGITS;

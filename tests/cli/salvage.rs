@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value as Json, json};
 
-use crate::support::{Client, Node};
+use crate::support::{Client, Node, errors};
 use crate::{Ended, contents, dynarust, end, temporary};
 
 fn salvage(dir: &Path, out: &Path) -> Command {
@@ -34,7 +34,7 @@ fn inspected(dir: &Path) -> Vec<Json> {
         let mut command = dynarust(&["inspect"]);
         command.arg(dir).args(args).arg("--json");
         let output = command.output().expect("it starts");
-        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        assert!(output.status.success() && errors(&output.stderr).is_empty(), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Json>>()
     };

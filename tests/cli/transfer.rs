@@ -2,7 +2,7 @@
 //! that is not.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -329,4 +329,25 @@ fn what_can_be_no_node_or_directory_is_refused() {
         assert_eq!(ended.code, Some(1));
         assert!(ended.stderr.contains("127.0.0.1:1: Connection refused"), "{}", ended.stderr);
     }
+}
+
+/// Who waits longer than a second is told how far it is, and how fast.
+#[test]
+fn what_takes_its_time_says_how_far_it_is() {
+    let (dir, work) = (temporary(), temporary());
+    let node = Node::start(dir.path(), &[]);
+    let said = work.path().join("said");
+    let mut child = dynarust(&["import", &node.address.to_string()])
+        .stdin(Stdio::piped())
+        .stderr(File::create(&said).expect("a file"))
+        .spawn()
+        .expect("the binary starts");
+    let mut lines = child.stdin.take().expect("piped");
+    lines.write_all(b"{\"key\":\"a\",\"value\":1}\n").expect("it reads");
+    let told = || fs::read_to_string(&said).expect("UTF-8");
+    wait_until(SOON, "it says how far it is", || told().contains("importing: 1 lines, "));
+    assert!(told().contains(" a second\n"), "{}", told());
+    drop(lines);
+    wait_until(SOON, "it ends", || child.try_wait().expect("it can be waited for").is_some());
+    assert!(child.wait().expect("it has ended").success(), "{}", told());
 }

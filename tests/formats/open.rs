@@ -10,14 +10,14 @@ use serde_json::Value as Json;
 
 use crate::fixture::{all, backup, place};
 use crate::http::{Names, holds, values};
-use crate::support::{Node, binary};
+use crate::support::{Node, binary, errors};
 use crate::truth::{lines, offline, same, truth};
 
 /// What a command says, which must end with this code.
 fn said(args: &[&str], paths: &[&Path], code: i32) -> String {
     let output =
         Command::new(binary()).args(args).args(paths).env("RUST_LOG", "warn").output().expect("it runs");
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let errors = errors(&output.stderr);
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!((output.status.code(), errors.as_str()), (Some(code), ""), "{args:?}: {text}");
     text

@@ -15,7 +15,7 @@ use crate::damage::{ALL, Damage, inflict};
 use crate::map::{Records, records};
 use crate::older::to_format_1;
 use crate::random::{Random, rounds, seed};
-use crate::support::{SOON, binary};
+use crate::support::{SOON, binary, errors};
 
 /// A sound directory, and where everything is in it.
 struct Subject {
@@ -136,7 +136,7 @@ fn salvage(dir: &Path, out: &Path) -> Result<Option<String>, String> {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     let ended = child.wait_with_output().expect("its output");
-    let said = String::from_utf8_lossy(&ended.stderr);
+    let said = errors(&ended.stderr);
     match ended.status.code() {
         Some(0 | 1) if said.is_empty() => Ok(Some(fs::read_to_string(out).expect("its file"))),
         Some(2) if said.contains("can be read") => Ok(None),

@@ -263,6 +263,15 @@ pub fn binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_DynaRust"))
 }
 
+/// What a command said on stderr, without how far it was: on a busy machine anything may take longer than a second.
+pub fn errors(stderr: &[u8]) -> String {
+    let told = |line: &str| {
+        line.contains(" a second") || line.rsplit_once(" after ").is_some_and(|(_, s)| s.ends_with(" s"))
+    };
+    let text = String::from_utf8_lossy(stderr);
+    text.split_inclusive('\n').filter(|line| !told(line.trim_end())).collect()
+}
+
 /// The value of `name=` in a log line.
 pub fn field<'a>(line: &'a str, name: &str) -> &'a str {
     let after = line.split(&format!("{name}=")).nth(1).unwrap_or_else(|| panic!("{name}= in {line}"));
