@@ -426,6 +426,9 @@ pub const BACKUP_LAST_BYTES: usize = 1 << 20;
 pub const BACKUP_PAUSE: u32 = 5;
 /// How often a backup reads all keys anew because the log no longer has what was written meanwhile.
 pub const BACKUP_SWEEPS_MAX: u32 = 3;
+/// So many bytes of a backup are written before they are put on the disk: what piles up there would hold up the node's own
+/// commits, if it is the same disk.
+pub const BACKUP_SYNC_BYTES: usize = 1 << 20;
 /// Longest block of a backup: an entry is in it whole, with as many siblings as it may have.
 pub const BACKUP_BLOCK_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
 /// Backups that a node gives at a time: each reads all keys.

@@ -1,22 +1,19 @@
-//! `DynaRust backup` and `DynaRust restore`: a running node's backup into a file, and a file into a directory.
+//! `DynaRust backup`: a running node's backup into a file.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::{Error, address, client, detail, no_address, told, wait};
-use crate::backup::{Block, Broken, End, Head, Reader};
-use crate::cli::{Backup, Restore};
-use crate::limits::{
-    CACHE_MIB_DEFAULT, COMMIT_DEADLINE_MS_DEFAULT, FORGET_AFTER_HOURS_DEFAULT, WRITE_QUEUE_DEFAULT,
-};
-use crate::metrics::Metrics;
+use reqwest::Response;
+use tokio::runtime::Runtime;
+
+use super::{Error, address, client, detail, no_address, runtime, told};
+use crate::backup::{Block, Broken, End, Reader};
+use crate::cli::Backup;
+use crate::limits::BACKUP_SYNC_BYTES;
 use crate::part::Part;
-use crate::replica::NodeId;
-use crate::storage::{self, Filling, Parcel, Rejection, Settings, Store};
 use crate::time;
+use crate::told::Told;
 
 /// Fetches a backup into a file that is not there yet, and comes back with what is told of it.
 pub fn backup(flags: &Backup) -> Result<String, Error> {
@@ -24,139 +21,96 @@ pub fn backup(flags: &Backup) -> Result<String, Error> {
     let shown = flags.output.display();
     let failed = |e: io::Error| Error::File(format!("can't write {shown}: {e}"));
     let part = Part::begin(&flags.output).map_err(failed)?;
-    wait(download(&node, part.file(), part.as_yet()))?;
-    let (bytes, End { keys, ended_ms, .. }) = proven(part.as_yet())?;
+    let url = format!("http://{node}/backup");
+    let mut download = Download::begin(url, part.file(), part.as_yet())?;
+    let proven = proven(&mut download);
+    // It breaks off where nothing more comes, or nothing more can be written.
+    let broken = |why| download.failed.take().unwrap_or_else(|| Error::Broken(download.url.clone(), why));
+    let (bytes, End { keys, ended_ms, .. }) = proven.map_err(broken)?;
     part.finish().map_err(failed)?;
     Ok(format!("{shown}: {keys} keys in {bytes} bytes, as of {}", time::text(ended_ms)))
 }
 
-async fn download(node: &str, mut to: &File, part: &Path) -> Result<(), Error> {
-    let url = format!("http://{node}/backup");
-    let lost = |e: reqwest::Error| Error::Node(format!("{url}: {}", told(&e)));
-    let mut answer = client()?.get(&url).send().await.map_err(lost)?;
-    if !answer.status().is_success() {
-        let (status, body) = (answer.status(), answer.bytes().await.map_err(lost)?);
-        return Err(Error::Node(format!("{url} answers {status}: {}", detail(&body))));
-    }
-    while let Some(bytes) = answer.chunk().await.map_err(lost)? {
-        to.write_all(&bytes).map_err(|e| Error::File(format!("can't write {}: {e}", part.display())))?;
-    }
-    Ok(())
-}
-
 /// Reads all of a backup; how long it is and what it says at its end.
-fn proven(file: &Path) -> Result<(u64, End), Error> {
-    let broken = |why: Broken| Error::Broken(file.display().to_string(), why);
-    let from = File::open(file).map_err(|e| broken(e.into()))?;
-    let mut reader = Reader::new(BufReader::with_capacity(READ_BYTES, from)).map_err(broken)?;
-    let mut end = None;
-    while let Some(block) = reader.block().map_err(broken)? {
-        if let Block::End(last) = block {
-            end = Some(last);
+fn proven(from: &mut impl Read) -> Result<(u64, End), Broken> {
+    let mut reader = Reader::new(from)?;
+    let (mut told, mut read, mut of, mut end) = (Told::new("backing up"), 0, 0, None);
+    while let Some(block) = reader.block()? {
+        match block {
+            Block::Head(head) => of = head.keys,
+            Block::Keys(sweep) => read += sweep.entries.len() as u64,
+            Block::Events(_) => {}
+            Block::End(last) => end = Some(last),
         }
+        told.counted(read, "keys", (of > 0).then(|| (read as f64 / of as f64).min(1.0)));
     }
-    let end = end.ok_or_else(|| broken(Broken::CutOff(reader.at())))?;
-    Ok((reader.at(), end))
+    Ok((reader.at(), end.ok_or(Broken::CutOff(reader.at()))?))
 }
 
-/// Read at a time from a file.
-const READ_BYTES: usize = 1 << 20;
+/// A node's answer, each byte of which goes into a file as it is read.
+struct Download<'a> {
+    runtime: Runtime,
+    url: String,
+    answer: Response,
+    /// What came last and how much of it was read.
+    came: (Vec<u8>, usize),
+    to: &'a File,
+    path: &'a Path,
+    /// Bytes that may not be on the disk yet.
+    unsynced: usize,
+    failed: Option<Error>,
+}
 
-/// Makes a node's directory of a backup, and comes back with what is told of it.
-pub fn restore(flags: &Restore, now_ms: fn() -> u64, random: fn() -> u64) -> Result<String, Error> {
-    let name = flags.file.display().to_string();
-    let broken = |why: Broken| Error::Broken(name.clone(), why);
-    let from: Box<dyn Read> = match flags.file.as_os_str() == "-" {
-        true => Box::new(io::stdin()),
-        false => Box::new(File::open(&flags.file).map_err(|e| broken(e.into()))?),
-    };
-    let mut reader = Reader::new(BufReader::with_capacity(READ_BYTES, from)).map_err(broken)?;
-    let Some(Block::Head(head)) = reader.block().map_err(broken)? else {
-        return Err(broken(Broken::CutOff(reader.at())));
-    };
-    if flags.into_cluster && head.cluster == NodeId::NOBODY {
-        return Err(Error::Node(
-            "the node of this backup had left its cluster: restore it without --into-cluster".into(),
-        ));
-    }
-    let settings = Settings {
-        directory: flags.data_dir.clone(),
-        cache_bytes: CACHE_MIB_DEFAULT << 20,
-        reserve_bytes: None,
-        queue: WRITE_QUEUE_DEFAULT,
-        // Who joins the restored node is sent the keys.
-        log_kept_bytes: 0,
-        log_held_bytes: 1 << 20,
-        forget_after: Duration::from_secs(FORGET_AFTER_HOURS_DEFAULT * 3_600),
-        commit_deadline: Duration::from_millis(COMMIT_DEADLINE_MS_DEFAULT),
-        now_ms,
-        random,
-    };
-    let filling = Filling::begin(&settings, Arc::new(Metrics::default()))?;
-    let me = filling.store().me();
-    let next = &mut || reader.block().map_err(broken);
-    let filled = wait(fill(filling.store(), &head, flags.into_cluster, next));
-    let end = match filled {
-        Ok(end) => end,
-        Err(error) => {
-            filling.give_up();
-            return Err(error);
+impl<'a> Download<'a> {
+    fn begin(url: String, to: &'a File, path: &'a Path) -> Result<Download<'a>, Error> {
+        let runtime = runtime()?;
+        let lost = |e: reqwest::Error| Error::Node(format!("{url}: {}", told(&e)));
+        let client = client()?;
+        // Called in it, not only waited for: it looks for the runtime at once.
+        let answer = runtime.block_on(async { client.get(&url).send().await }).map_err(lost)?;
+        if !answer.status().is_success() {
+            let (status, body) = (answer.status(), runtime.block_on(answer.bytes()).map_err(lost)?);
+            return Err(Error::Node(format!("{url} answers {status}: {}", detail(&body))));
         }
-    };
-    let held = filling.finish(!flags.into_cluster)?;
-    let differs = held.totals.digest != end.digest || held.vv != end.vv;
-    let doubt = match differs {
-        false => String::new(),
-        true => format!(
-            "\nwarning: all of it is restored as it was sent, but the node that made it held something else at its end ({} keys, \
-             digest {}; here are {} keys, digest {}): it was being brought up to date itself",
-            end.keys, end.digest, held.totals.keys, held.totals.digest
-        ),
-    };
-    Ok(summary(&flags.data_dir, me, &head, &end, flags.into_cluster) + &doubt)
-}
-
-fn summary(dir: &Path, me: NodeId, head: &Head, end: &End, into_cluster: bool) -> String {
-    let (dir, at) = (dir.display(), time::text(end.ended_ms));
-    let next = match into_cluster {
-        false => "it is a cluster of its own".to_owned(),
-        true => format!("when it is started it joins cluster {} again", head.cluster),
-    };
-    format!("{dir}: {} keys of node {}, as of {at}; node {me} holds them, and {next}", end.keys, head.node)
-}
-
-/// Takes in what comes, up to the end.
-async fn fill(
-    store: &Store,
-    head: &Head,
-    into_cluster: bool,
-    next: &mut dyn FnMut() -> Result<Option<Block>, Error>,
-) -> Result<End, Error> {
-    if into_cluster {
-        store.adopt(head.cluster).await.map_err(not_taken)?;
+        Ok(Download { runtime, url, answer, came: (Vec::new(), 0), to, path, unsynced: 0, failed: None })
     }
-    let mut end = None;
-    while let Some(block) = next()? {
-        let parcel = match block {
-            // The reader lets it stand nowhere else than at the beginning.
-            Block::Head(_) => continue,
-            Block::Keys(sweep) => sweep.check().map(|()| Parcel::Sweep(sweep)),
-            Block::Events(frame) => frame.check().map(|()| Parcel::Frame(frame)),
-            Block::End(last) => {
-                end = Some(last);
-                continue;
+
+    fn more(&mut self) -> Result<(), Error> {
+        let lost = |e: reqwest::Error| Error::Node(format!("{}: {}", self.url, told(&e)));
+        let next = self.runtime.block_on(async {
+            loop {
+                match self.answer.chunk().await {
+                    // Only what ends it may look like an end.
+                    Ok(Some(bytes)) if bytes.is_empty() => {}
+                    next => break next,
+                }
             }
-        };
-        let parcel = parcel.map_err(|what| Error::Node(format!("what the backup holds can't be: {what}")))?;
-        store.take(parcel).await.map_err(not_taken)?;
+        });
+        let came = next.map_err(lost)?.unwrap_or_default();
+        let failed = |e: io::Error| Error::File(format!("can't write {}: {e}", self.path.display()));
+        self.to.write_all(&came).map_err(failed)?;
+        self.unsynced += came.len();
+        if self.unsynced > BACKUP_SYNC_BYTES {
+            self.to.sync_data().map_err(failed)?;
+            self.unsynced = 0;
+        }
+        self.came = (came.into(), 0);
+        Ok(())
     }
-    // Without one the reader has said that it is cut off.
-    end.ok_or_else(|| Error::Node("the backup has no end".into()))
 }
 
-fn not_taken(rejection: Rejection) -> Error {
-    match rejection {
-        Rejection::DiskFull => storage::Error::Refused("the disk is too full for all of it".into()).into(),
-        other => storage::Error::Failed(format!("a piece of the backup was not taken in: {other}")).into(),
+impl Read for Download<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.came.1 == self.came.0.len()
+            && let Err(error) = self.more()
+        {
+            self.failed = Some(error);
+            return Err(io::Error::other("no more of it"));
+        }
+        let (bytes, at) = &mut self.came;
+        let read = (bytes.len() - *at).min(buffer.len());
+        buffer[..read].copy_from_slice(&bytes[*at..*at + read]);
+        *at += read;
+        Ok(read)
     }
 }

@@ -13,14 +13,18 @@ mod export;
 mod import;
 mod lane;
 mod line;
+mod restore;
 mod retry;
 
-pub use backup::{backup, restore};
+pub use backup::backup;
 pub use export::export;
 pub use import::import;
+pub use restore::restore;
 
 use std::io;
 use std::time::Duration;
+
+use tokio::runtime::Runtime;
 
 use crate::backup::Broken;
 use crate::exit::Exit;
@@ -132,8 +136,13 @@ fn told(error: &dyn std::error::Error) -> String {
 
 /// Does the work of a command, which waits for nodes.
 fn wait<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    runtime()?.block_on(work)
+}
+
+/// What waits for nodes.
+fn runtime() -> Result<Runtime, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| Error::Node(format!("can't wait for nodes: {e}")))?.block_on(work)
+    runtime.map_err(|e| Error::Node(format!("can't wait for nodes: {e}")))
 }
 
 /// What a problem says, in the body of an answer.

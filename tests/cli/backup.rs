@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value as Json;
 
 use crate::inspect::filled_node;
-use crate::support::{Client, Node};
+use crate::support::{Client, Node, SOON, wait_until};
 use crate::{Ended, contents, dynarust, end, refused, refused_in_a_line, temporary};
 
 fn backup(address: SocketAddr, file: &Path) -> Command {
@@ -256,7 +256,12 @@ fn what_a_killed_backup_has_left_is_in_nobody_s_way() {
     // It takes the connection, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("an address");
     let mut waits = backup(silent.local_addr().expect("an address"), &file).spawn().expect("it starts");
-    let _silence = silent.accept().expect("it asks");
+    silent.set_nonblocking(true).expect("it can be asked");
+    let mut silence = None;
+    wait_until(SOON, "it asks", || {
+        silence = silent.accept().ok();
+        silence.is_some()
+    });
     refused(backup(node.address, &file), 1, &["another process is writing", "backup.part"]);
     waits.kill().expect("it can be killed");
     waits.wait().expect("it can be waited for");
