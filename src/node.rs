@@ -233,7 +233,7 @@ pub fn end_on_panic() {
 /// Ends the process at once, with a line that says what to do.
 pub fn end_with_advice(exit: Exit, why: &str) -> ! {
     let advice = match exit {
-        Exit::Damaged => storage::CHOICES,
+        Exit::Damaged => &format!("{}{}", storage::OPENED, storage::CHOICES),
         Exit::Failed => "; restart to recover the last commit",
         _ => "; this is a bug, please report it",
     };

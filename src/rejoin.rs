@@ -75,8 +75,10 @@ fn ask(opened: &Path, dir: &Path) -> Result<Option<String>, Error> {
     let said = String::from_utf8_lossy(&ended.stderr);
     let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
     let why = line.split_once("ERROR ").map_or(line, |(_, why)| why).trim_start_matches("error: ");
-    let why =
-        why.replace(storage::CHOICES, "").replace(&opened.display().to_string(), &dir.display().to_string());
+    let why = why
+        .replace(storage::CHOICES, "")
+        .replace(storage::OPENED, "")
+        .replace(&opened.display().to_string(), &dir.display().to_string());
     match ended.status.code() {
         Some(code) if code == Exit::Stopped as i32 => Ok(None),
         Some(code) if code == Exit::Damaged as i32 => Ok(Some(why)),

@@ -31,6 +31,8 @@ mod salvage;
 mod support;
 #[path = "cli/transfer.rs"]
 mod transfer;
+#[path = "cli/unfit.rs"]
+mod unfit;
 #[path = "cli/untouched.rs"]
 mod untouched;
 #[path = "cli/verify.rs"]

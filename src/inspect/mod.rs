@@ -100,7 +100,12 @@ fn show(flags: &Inspect, (now_ms, name): (u64, u64), to: &mut dyn Write) -> Resu
         What::Changes(changes) => lists::changes(&open()?, changes, &mut out)?,
         What::Members => lists::members(&open()?, &mut out)?,
         What::Conflicts => lists::conflicts(&open()?, &mut out)?,
-        What::Verify => return verify::run(&flags.dir, open, &mut out),
+        What::Verify => {
+            let mut told = Told::new("copying");
+            let copied = &mut |done, of| told.copied(done, of);
+            let open = || Offline::open_anyway(&flags.dir, (&work_dir, name), copied);
+            return verify::run(&flags.dir, open, &mut out);
+        }
         What::Diff(flags_of_it) => {
             let names = [name, name.wrapping_add(1)];
             return diff::run(&flags.dir, flags_of_it, (&work_dir, names), &mut out);

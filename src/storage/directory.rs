@@ -86,6 +86,7 @@ impl Directory {
             )));
         }
         manifest.as_ref().map_or(Ok(()), |manifest| known(path, manifest))?;
+        no_links(path)?;
         let lock = take_lock(path)?;
         // Whoever held the lock until now may have made the directory ready meanwhile.
         let manifest = read_manifest(path)?;
@@ -311,6 +312,20 @@ pub fn served(dir: &Path) -> Result<Manifest, Error> {
             "{shown} was never served: its making did not come to an end, and nothing is in it"
         ))),
         Some(manifest) => known(dir, &manifest).map(|()| manifest),
+    }
+}
+
+/// Refuses a directory of which a part is elsewhere: who copies it, moves it or makes it anew would take the link for all of it.
+pub fn no_links(dir: &Path) -> Result<(), Error> {
+    let parts = ["MANIFEST", "PROGRESS", "LOCK", "store", "store/db", "store/conf", "store/blobs"]
+        .map(|part| dir.join(part));
+    match parts.iter().find(|path| path.is_symlink()) {
+        None => Ok(()),
+        Some(link) => Err(Error::Refused(format!(
+            "{} is a symbolic link, and all of a data directory must be in it: put it in the link's place, or give the \
+             directory where all of it is with --data-dir, which may be a link itself",
+            link.display()
+        ))),
     }
 }
 

@@ -21,16 +21,21 @@ pub enum Error {
 }
 
 /// What to do about a damaged directory.
-pub const CHOICES: &str = "; nothing is served from it. If it was opened, make a copy before you start again: that may have cut \
-store/db off behind the damage. Choices: put a sound copy of the directory in its place; save what can be read with DynaRust \
-inspect DIR salvage --out FILE; where other members are up, start with a JOIN address and --rejoin-empty, which moves the \
-directory aside and takes everything from them";
+pub const CHOICES: &str = "; nothing is served from it. Choices: put a sound copy of the directory in its place; save what can \
+be read with DynaRust inspect DIR salvage --out FILE; where other members are up, start with a JOIN address and --rejoin-empty, \
+which moves the directory aside and takes everything from them";
+/// What is said where a damaged directory is as it was.
+pub const UNTOUCHED: &str = "no byte of it has changed";
+/// What is said where it may not be.
+pub const OPENED: &str =
+    "; it was opened, which may have cut store/db off behind the damage: make a copy before you start again";
 
 impl Error {
     /// The line with which a process ends that can't go on because of it: what happened, and what to do.
     pub fn advised(&self) -> String {
         match self {
-            Error::Damaged(_) => format!("{self}{CHOICES}"),
+            Error::Damaged(why) if why.contains(UNTOUCHED) => format!("{why}{CHOICES}"),
+            Error::Damaged(why) => format!("{why}{OPENED}{CHOICES}"),
             _ => self.to_string(),
         }
     }

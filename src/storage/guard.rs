@@ -26,7 +26,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::codec;
-use super::error::Error;
+use super::error::{Error, UNTOUCHED};
 use super::progress::events_of;
 use super::sledlog::{
     Data, End, Kind, Link, Opening, Sound, decode_link, decode_meta, decode_node, snapshot_body,
@@ -55,16 +55,26 @@ pub fn check(
     let file = File::open(&db).map_err(failed)?;
     let (lsn, snapshot) = snapshot.unwrap_or_default();
     let log = Opening::of(&file, segment_bytes, lsn).map_err(failed)?;
-    // A damaged one sled does not open, and changes nothing then.
-    let snapshot = std::fs::read(snapshot).unwrap_or_default();
-    let snapshot = snapshot_body(&snapshot).unwrap_or_default();
+    let bytes = match snapshot.as_os_str().is_empty() {
+        true => None,
+        false => Some(std::fs::read(&snapshot).map_err(|e| Error::of_files("read", &snapshot, &e))?),
+    };
+    let body = bytes.as_deref().map(snapshot_body);
+    if body == Some(None) {
+        return Err(Error::Damaged(format!(
+            "{} is damaged: the storage engine does not open the store with it, and {UNTOUCHED}. It has nothing that the log \
+             has not: move it away and start again",
+            snapshot.display()
+        )));
+    }
+    let snapshot = body.flatten().unwrap_or_default();
     match damage(&log, snapshot, witness).map_err(failed)? {
         None => Ok(()),
         Some(Damage { at, what }) => {
-            let place = at.map_or("a segment that is not there".into(), |at| format!("byte {at}"));
+            let place = at.map_or(String::new(), |at| format!(" at byte {at}"));
+            let db = db.display();
             Err(Error::Damaged(format!(
-                "{} is damaged at {place}: {what}; so it was not opened, and no byte of it has changed",
-                db.display()
+                "{db} is damaged{place}: {what}; so it was not opened, and {UNTOUCHED}"
             )))
         }
     }

@@ -63,7 +63,7 @@ pub use compact::{Compacted, compact};
 pub use directory::{FORMAT, Tenant, last_tenant, tenant};
 pub use durable::{end_process, sync_calls};
 pub use engine::{engine_exit, fatal, panic_exit};
-pub use error::{CHOICES, Error, Rejection};
+pub use error::{CHOICES, Error, OPENED, Rejection};
 pub use heard::{Heard, Said};
 pub use listing::{Asked, Shown, Stretch};
 pub use offline::{About, Fault, Offline, TreeSize, blobs, panics_are_damage};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::aside::is_aside;
 use super::codec::{self, Junk, Row, Summary};
 use super::directory::{self, Directory, Manifest, NEXT_STORE};
-use super::error::Error;
+use super::error::{Error, UNTOUCHED};
 use super::private::{self, PrivateCopy};
 use super::recover::open_sled;
 use super::trees::{Trees, expiry_key, meta, piece_key, pieces_of, read_piece_key, read_row};
@@ -38,6 +38,8 @@ pub struct Offline {
     pub manifest: Manifest,
     /// Bytes of the files, the ballast too.
     pub disk_bytes: u64,
+    /// Why a node does not open it, if it was opened all the same.
+    pub refused: Option<String>,
     _directory: Directory,
     copy: PrivateCopy,
 }
@@ -85,7 +87,8 @@ impl TreeSize {
 
 impl Offline {
     /// Opens a copy of `dir`, made in `work_dir` under a `name` of its own; `told` hears how many bytes are copied, and of how
-    /// many. Refused when a process uses the directory, or there is no room for the copy.
+    /// many. Refused when a process uses the directory, or there is no room for the copy; damaged where a node would not open
+    /// it: what sled makes of that is a part of what was there, and looks whole.
     pub fn open(
         dir: &Path,
         (work_dir, name): (&Path, u64),
@@ -94,19 +97,54 @@ impl Offline {
         Offline::open_before(dir, None, (work_dir, name), told)
     }
 
+    /// Opens one that a node would not open as well, as far as it goes: for whoever tells everything that is wrong with it.
+    pub fn open_anyway(
+        dir: &Path,
+        work: (&Path, u64),
+        told: &mut dyn FnMut(u64, u64),
+    ) -> Result<Offline, Error> {
+        Offline::open_with(dir, None, work, told, true)
+    }
+
     /// The same, of one that is to be opened together with `another`: refused as well when there is no room for copies of both.
     pub fn open_before(
         dir: &Path,
         another: Option<&Path>,
+        work: (&Path, u64),
+        told: &mut dyn FnMut(u64, u64),
+    ) -> Result<Offline, Error> {
+        Offline::open_with(dir, another, work, told, false)
+    }
+
+    fn open_with(
+        dir: &Path,
+        another: Option<&Path>,
         (work_dir, name): (&Path, u64),
         told: &mut dyn FnMut(u64, u64),
+        anyway: bool,
     ) -> Result<Offline, Error> {
         let manifest = directory::served(dir)?;
         let disk_bytes = files(dir)?.iter().map(|(_, bytes)| bytes).sum();
         let copy = copy(dir, another, (work_dir, name), told)?;
-        let ours = |error: Error| named(error, copy.path(), dir);
+        let ours = |error: Error| match named(error, copy.path(), dir) {
+            Error::Damaged(why) if !why.contains(UNTOUCHED) => {
+                Error::Damaged(format!("{why}; only a copy was opened, and {UNTOUCHED}"))
+            }
+            error => error,
+        };
         let mut directory = Directory::claim(copy.path()).map_err(ours)?;
         directory.repair().map_err(ours)?;
+        let refused = match directory.check().map_err(ours) {
+            Err(Error::Damaged(why)) if anyway => Some(why),
+            Err(Error::Damaged(why)) => {
+                return Err(Error::Damaged(format!(
+                    "{why}. What is wrong with it: DynaRust inspect {0} verify; what can be read of it: DynaRust inspect {0} \
+                     salvage --out FILE",
+                    dir.display()
+                )));
+            }
+            checked => checked.map(|()| None)?,
+        };
         let db = open_sled(&directory, CACHE_BYTES).map_err(ours)?;
         // In the copy's own place: that is where room may be lacking.
         let migrated = migrate::run(&db, &mut directory, SPARE_BYTES, &|| db.flush());
@@ -115,7 +153,7 @@ impl Offline {
             error => ours(error),
         })?;
         let trees = Trees::of(db).map_err(ours)?;
-        Ok(Offline { trees, manifest, disk_bytes, _directory: directory, copy })
+        Ok(Offline { trees, manifest, disk_bytes, refused, _directory: directory, copy })
     }
 
     /// Who the node is and how far it got.
@@ -309,6 +347,7 @@ pub fn copy(
 ) -> Result<PrivateCopy, Error> {
     // Held, so that no node starts on it meanwhile.
     let _lock = unused(dir)?;
+    directory::no_links(dir)?;
     let bytes = |files: &[(PathBuf, u64)]| files.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let files = copied(dir)?;
     let total = bytes(&files);

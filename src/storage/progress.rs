@@ -45,9 +45,13 @@ impl Progress {
 
     fn committed(&self) -> Result<u64, Error> {
         let mut bytes = [0; 16];
-        let read = self.0.read_exact_at(&mut bytes, 0);
-        let events = read.ok().and_then(|()| decode(&bytes));
-        events.ok_or_else(|| Error::Damaged("the PROGRESS file is damaged".into()))
+        match self.0.read_exact_at(&mut bytes, 0) {
+            Ok(()) => {}
+            // Too short. What the disk does not give just now says nothing of what is on it.
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {}
+            Err(e) => return Err(Error::Failed(format!("can't read the PROGRESS file: {e}"))),
+        }
+        decode(&bytes).ok_or_else(|| Error::Damaged("the PROGRESS file is damaged".into()))
     }
 
     /// Is this what was committed last, or more?

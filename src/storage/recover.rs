@@ -223,7 +223,7 @@ struct Log {
 fn read_log(trees: &Trees, committed: &Summary) -> Result<Log, Error> {
     let mut log = Log { kept: Vec::new(), last: Vec::new(), tail: Vec::new(), repairs: Vec::new() };
     for item in trees.changes.iter() {
-        let (key, bytes) = item.map_err(|e| Error::Damaged(format!("the change log can't be read: {e}")))?;
+        let (key, bytes) = item?;
         let row = read_row(&key, &bytes)?;
         let bytes = bytes.len() + ROW_OVERHEAD_BYTES;
         if row.first.origin == REPAIR {
@@ -292,7 +292,7 @@ fn scan(trees: &Trees, me: NodeId) -> Result<Seen, Error> {
     let mut dots = Vec::new();
     for kind in [Kind::Data, Kind::Membership] {
         for item in trees.of_kind(kind).iter() {
-            let (key, value) = item.map_err(|e| Error::Damaged(format!("the store can't be read: {e}")))?;
+            let (key, value) = item?;
             dots.clear();
             let read = codec::skim_entry(&key, &value, |dot, hlc| {
                 dots.push(dot);

@@ -91,6 +91,9 @@ fn files(dir: &Path, findings: &mut Findings) -> Result<(), Error> {
 }
 
 fn trees(store: &Offline, findings: &mut Findings) -> Result<Read, Error> {
+    if let Some(why) = &store.refused {
+        findings.add("store", why)?;
+    }
     let about = store.about()?;
     let summary = &about.summary;
     for (what, vector) in

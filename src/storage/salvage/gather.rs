@@ -272,6 +272,16 @@ impl Gather {
         }
     }
 
+    fn stated(&self, message: &Message<'_>, place: Place) -> Stated {
+        let Message { lsn, placed, holds, .. } = *message;
+        Stated { lsn, until: self.until(lsn, placed), placed: placed && holds, place }
+    }
+
+    /// When something was written at the latest that may have stood anywhere in its segment.
+    pub fn until(&self, lsn: u64, placed: bool) -> u64 {
+        if placed { lsn } else { lsn.saturating_add(self.segment_bytes) }
+    }
+
     /// A value that the log has for a key on a page of this sort; `new`: written for itself, and not along with its page.
     fn item(
         &mut self,
@@ -297,11 +307,11 @@ impl Gather {
                 self.piece(key, sure, place);
             }
             (_, Some(Holds::Data)) | (Some(Holds::Data), Some(Holds::Entries)) => {
-                let stated = Stated { lsn, placed: message.placed && message.holds, place };
+                let stated = self.stated(message, place);
                 self.entry(None, (key, value), stated);
             }
             (_, Some(Holds::Entries)) => {
-                let stated = Stated { lsn, placed: message.placed && message.holds, place };
+                let stated = self.stated(message, place);
                 self.entry(Some(message.page), (key, value), stated);
             }
             (_, Some(Holds::Changes)) => {
@@ -484,8 +494,8 @@ fn newer_of_both(
             let old = old.and_then(|bytes| codec::decode_entry(key, &bytes).ok());
             let lsn = known.lsn.max(stated.lsn);
             match (old, codec::decode_entry(key, value)) {
-                (Some(old), Ok(new)) if is_newer(&old, &new) => known.lsn = lsn,
-                _ => stated.lsn = lsn,
+                (Some(old), Ok(new)) if is_newer(&old, &new) => known.moved_to(lsn),
+                _ => stated.moved_to(lsn),
             }
         }
     }

@@ -14,11 +14,21 @@ pub struct Place {
 /// What a key was said to have.
 #[derive(Clone, Copy)]
 pub struct Stated {
-    /// When.
+    /// When, at the earliest,
     pub lsn: u64,
+    /// and at the latest.
+    pub until: u64,
     /// Is its place in the log known for sure?
     pub placed: bool,
     pub place: Place,
+}
+
+impl Stated {
+    /// It came after what was written there.
+    pub fn moved_to(&mut self, lsn: u64) {
+        self.lsn = self.lsn.max(lsn);
+        self.until = self.until.max(lsn);
+    }
 }
 
 /// The last that is known of each key of a tree.
@@ -32,7 +42,7 @@ pub struct Tree {
 impl Tree {
     /// At this place of the log the key has this value.
     pub fn state(&mut self, key: &[u8], lsn: u64, place: Place) {
-        self.put(key, Stated { lsn, placed: true, place });
+        self.put(key, Stated { lsn, until: lsn, placed: true, place });
     }
 
     /// The same of a place that may not be sure.
@@ -66,6 +76,13 @@ impl Tree {
     /// The newest value of the key and its LSN, unless it went after that.
     pub fn newest(&self, key: &[u8]) -> Option<(u64, Place)> {
         let stated = self.stated.get(key).filter(|stated| stated.lsn >= self.absent(key))?;
+        Some((stated.lsn, stated.place))
+    }
+
+    /// The value that the key has unless it went before: nobody knows which of the two came first.
+    pub fn doubtful(&self, key: &[u8]) -> Option<(u64, Place)> {
+        let absent = self.absent(key);
+        let stated = self.stated.get(key).filter(|stated| stated.lsn < absent && absent < stated.until)?;
         Some((stated.lsn, stated.place))
     }
 

@@ -17,7 +17,8 @@ mod structure;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{self, Summary};
+use super::directory::State;
 use super::error::Error;
 use super::sledlog::{BadPlace, Reach, Segments};
 use super::trees::{piece_key, pieces_of, read_row};
@@ -47,6 +49,8 @@ pub struct Salvage {
     found: Gather,
     summary: Option<Summary>,
     doubt: Doubt,
+    /// Do those count that may have gone?
+    doubtful: bool,
 }
 
 /// How much was read.
@@ -90,6 +94,7 @@ impl Salvage {
     /// Reads the log in a directory; `told` hears how many bytes of it are done, and of how many. Refused when a process uses the
     /// directory, or no log is there.
     pub fn of(dir: &Path, told: &mut dyn FnMut(u64, u64)) -> Result<Salvage, Error> {
+        let dir = &whole(dir);
         // Held, so that no node starts on it meanwhile.
         let _lock = offline::unused(dir)?;
         let path = log_file(dir)?;
@@ -98,8 +103,10 @@ impl Salvage {
         let manifest = directory::read_manifest(dir).ok().flatten();
         // Of what it does not know it would say that it is not there.
         manifest.as_ref().map_or(Ok(()), |manifest| directory::known(dir, manifest))?;
-        let segment_bytes = manifest.map_or(SEGMENT_BYTES, |manifest| manifest.segment_bytes);
+        let segment_bytes = manifest.as_ref().map_or(SEGMENT_BYTES, |manifest| manifest.segment_bytes);
         let segments = Segments::of(&file, segment_bytes).map_err(failed)?;
+        // Of what was never finished, nobody knows what it was to become.
+        let unfinished = manifest.is_some_and(|manifest| manifest.state == State::Creating);
         let (mut found, mut done) = (Gather::new(file.clone(), segment_bytes), 0);
         let bad = segments.each(
             || {
@@ -122,30 +129,27 @@ impl Salvage {
         }
         let shape = structure::settle(&mut found, &file);
         let summary = found.summary.as_ref().and_then(|last| codec::decode_summary(&last.bytes).ok());
-        let mut salvage = Salvage { file, read, bad, proven: false, found, summary, doubt: Doubt::default() };
-        salvage.prove(progress::read(dir), &shape);
+        let doubt = Doubt::default();
+        let mut salvage = Salvage { file, read, bad, proven: false, found, summary, doubt, doubtful: false };
+        salvage.prove(progress::read(dir).filter(|_| !unfinished), &shape);
         Ok(salvage)
     }
 
     /// Does what was found come to the counts of the last commit? What does not is put into doubt.
     fn prove(&mut self, witness: Option<u64>, shape: &structure::Shape) {
-        let mut totals = Totals::default();
-        for kind in [Kind::Data, Kind::Membership] {
-            for (key, place) in self.by_place(kind) {
-                if let Some(entry) = self.entry(key, place) {
-                    totals.add(kind, key, entry.dots());
-                }
-            }
+        let mut equal = self.comes_out();
+        if !equal && self.any_doubtful() {
+            self.doubtful = true;
+            equal = self.comes_out();
         }
-        let expected = self.summary.as_ref().map(|summary| self.corrected(summary));
-        let equal = expected == Some(totals);
         let proven_through = match &self.found.summary {
             Some(summary) if equal => summary.lsn,
             _ => 0,
         };
         self.doubt = Doubt::of(&self.found, &self.bad, shape, proven_through);
         let lost_tail = match &self.summary {
-            Some(summary) => witness.is_some_and(|events| progress::events_of(&summary.vv) < events),
+            // Without the witness it may be the commit before the last: between two of them nothing shows that it was cut.
+            Some(summary) => witness.is_none_or(|events| progress::events_of(&summary.vv) < events),
             None => true,
         };
         let at_the_end = |place: &BadPlace| place.offset + place.bytes == self.read.bytes;
@@ -155,6 +159,32 @@ impl Salvage {
             self.doubt.everything();
         }
         self.proven = equal && self.doubt.is_none();
+    }
+
+    /// Is what was found what the last commit counted?
+    fn comes_out(&self) -> bool {
+        let mut totals = Totals::default();
+        for kind in [Kind::Data, Kind::Membership] {
+            for (key, place) in self.by_place(kind) {
+                if let Some(entry) = self.entry(key, place) {
+                    totals.add(kind, key, entry.dots());
+                }
+            }
+        }
+        self.summary.as_ref().is_some_and(|summary| self.corrected(summary) == totals)
+    }
+
+    fn any_doubtful(&self) -> bool {
+        let trees = [&self.found.data, &self.found.membership];
+        trees.into_iter().any(|tree| tree.names().any(|key| tree.doubtful(key).is_some()))
+    }
+
+    /// The newest value of a key, its LSN, and whether it is still there for sure.
+    fn newest(&self, kind: Kind, key: &[u8]) -> Option<(u64, Place, bool)> {
+        let tree = self.tree(kind);
+        let sure = tree.newest(key).map(|(lsn, place)| (lsn, place, true));
+        let doubtful = || tree.doubtful(key).filter(|_| self.doubtful);
+        sure.or_else(|| doubtful().map(|(lsn, place)| (lsn, place, false)))
     }
 
     /// Does the shape of the trees name pages of which nothing is there, nor is there a place where they were?
@@ -184,8 +214,8 @@ impl Salvage {
                 let Some(before) = event.before else { continue };
                 if told.insert((event.kind, event.key.clone())) {
                     totals.remove(event.kind, &event.key, before.into_iter());
-                    let tree = self.tree(event.kind);
-                    let entry = tree.newest(&event.key).and_then(|(_, place)| self.entry(&event.key, place));
+                    let newest = self.newest(event.kind, &event.key);
+                    let entry = newest.and_then(|(_, place, _)| self.entry(&event.key, place));
                     totals.add(event.kind, &event.key, entry.unwrap_or_default().dots());
                 }
             }
@@ -208,9 +238,10 @@ impl Salvage {
         let mut names: Vec<&Vec<u8>> = tree.names().collect();
         names.sort_unstable();
         for key in names {
-            let Some((lsn, place)) = tree.newest(key) else { continue };
+            let Some((lsn, place, sure)) = self.newest(kind, key) else { continue };
             let Some(entry) = self.entry(key, place) else { continue };
-            let stale = self.stale((kind, key), lsn, &entry);
+            let may_have_gone = (!sure && !self.proven).then_some(Stale::Possible);
+            let stale = self.stale((kind, key), lsn, &entry).or(may_have_gone);
             each(key, entry, stale)?;
         }
         Ok(())
@@ -224,14 +255,18 @@ impl Salvage {
         }
         let data = &self.found.data;
         for (key, lsn) in &self.found.unread {
-            if data.newest(key).is_none() && *lsn > data.absent(key) {
+            if self.newest(Kind::Data, key).is_none() && *lsn > data.absent(key) {
                 names.insert(key.as_slice());
             }
         }
         for ((kind, key), events) in &self.found.named {
             let absent = data.absent(key);
             let after = events.iter().any(|event| event.lsn > absent || absent == 0);
-            if *kind == Kind::Data && after && data.newest(key).is_none() && self.doubt.of_key(key, absent) {
+            if *kind == Kind::Data
+                && after
+                && self.newest(*kind, key).is_none()
+                && self.doubt.of_key(key, absent)
+            {
                 names.insert(key.as_slice());
             }
         }
@@ -267,7 +302,7 @@ impl Salvage {
     /// Every key that has an entry, in the order in which the entries stand in the file.
     fn by_place(&self, kind: Kind) -> Vec<(&[u8], Place)> {
         let tree = self.tree(kind);
-        let there = tree.names().filter_map(|key| Some((key.as_slice(), tree.newest(key)?.1)));
+        let there = tree.names().filter_map(|key| Some((key.as_slice(), self.newest(kind, key)?.1)));
         let mut places: Vec<(&[u8], Place)> = there.collect();
         places.sort_unstable_by_key(|(_, place)| *place);
         places
@@ -364,14 +399,26 @@ pub fn bad_places(dir: &Path, told: &mut dyn FnMut(u64, u64)) -> Result<Vec<BadP
     Ok(bad)
 }
 
+/// The data directory of which only the store was named: what says how far it got lies beside that.
+fn whole(dir: &Path) -> PathBuf {
+    let parent = dir.canonicalize().ok().filter(|path| path.ends_with("store"));
+    let parent = parent.and_then(|path| path.parent().map(Path::to_owned));
+    parent.filter(|parent| parent.join("MANIFEST").exists()).unwrap_or_else(|| dir.to_owned())
+}
+
 /// The log of a data directory, or of what is left of one.
 fn log_file(dir: &Path) -> Result<PathBuf, Error> {
-    let places = [dir.join("store/db"), dir.join("db")];
-    let found = places.into_iter().find(|path| path.is_file());
-    found.ok_or_else(|| {
-        let shown = dir.display();
-        Error::Damaged(format!(
-            "there is no log in {shown}, neither as store/db nor as db: nothing can be read"
-        ))
-    })
+    for path in [dir.join("store/db"), dir.join("db")] {
+        match fs::metadata(&path) {
+            Ok(about) if about.is_file() => return Ok(path),
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                return Err(Error::of_files("read", &path, &e));
+            }
+            _ => {}
+        }
+    }
+    let shown = dir.display();
+    Err(Error::Damaged(format!(
+        "there is no log in {shown}, neither as store/db nor as db: nothing can be read"
+    )))
 }

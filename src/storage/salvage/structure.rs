@@ -151,5 +151,6 @@ fn adopt(found: &mut Gather, trees: &HashMap<u64, Holds>, orphan: &Orphan, item:
         Some(Holds::Membership) => Kind::Membership,
         _ => Kind::Data,
     };
-    found.adopt(kind, item, Stated { lsn: orphan.lsn, placed: orphan.placed, place });
+    let Orphan { lsn, placed, .. } = *orphan;
+    found.adopt(kind, item, Stated { lsn, until: found.until(lsn, placed), placed, place });
 }

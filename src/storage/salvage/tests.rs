@@ -31,8 +31,9 @@ fn entry(key: &[u8], seq: u64) -> Vec<u8> {
     encode_entry(key, &Entry::from_parts(vec![version], VersionVector::from_iter([dot])))
 }
 
-/// What is found of a key in these messages of one page: whether their place is sure, and when they were written.
-fn found(key: &[u8], messages: &[(MessageKind, Vec<u8>, bool, u64)]) -> Option<Vec<u8>> {
+/// What is found of a key in these messages of one page (whether their place is sure, and when they were written), and whether
+/// it is there for sure.
+fn found(key: &[u8], messages: &[(MessageKind, Vec<u8>, bool, u64)]) -> Option<(Vec<u8>, bool)> {
     let mut log = tempfile::tempfile().expect("a file");
     let mut found = Gather::new(Arc::new(log.try_clone().expect("a file")), SEGMENT_BYTES);
     let mut at = 0;
@@ -43,8 +44,9 @@ fn found(key: &[u8], messages: &[(MessageKind, Vec<u8>, bool, u64)]) -> Option<V
         at += body.len() as u64;
     }
     structure::settle(&mut found, &log);
-    let (_, place) = found.data.newest(key)?;
-    read_place(&log, place)
+    let sure = found.data.newest(key);
+    let (_, place) = sure.or_else(|| found.data.doubtful(key))?;
+    Some((read_place(&log, place)?, sure.is_some()))
 }
 
 #[test]
@@ -57,7 +59,7 @@ fn a_page_that_was_another_one_meanwhile_loses_nothing() {
         (MessageKind::Node, leaf(14, &name, &[(&name, &piece)]), true, 1000),
         (MessageKind::Link, set(key, &entry(key, 3)), true, 2000),
     ];
-    assert_eq!(found(key, &messages), Some(entry(key, 3)));
+    assert_eq!(found(key, &messages), Some((entry(key, 3), true)));
 }
 
 #[test]
@@ -69,6 +71,16 @@ fn a_write_whose_place_is_not_sure_is_the_newer_one_if_it_has_seen_the_other() {
             (MessageKind::Node, leaf(8, b"sixteen/", &[(key, &placed)]), true, 1000),
             (MessageKind::Link, set(&key[8..], &moved), false, 0),
         ];
-        assert_eq!(found(key, &messages), Some(entry(key, 8)));
+        assert_eq!(found(key, &messages), Some((entry(key, 8), true)));
     }
+}
+
+#[test]
+fn a_write_whose_place_is_not_sure_may_come_after_a_page_without_it() {
+    let (key, other) = (b"sixteen/00000458", b"sixteen/00000459");
+    let page = |lsn| (MessageKind::Node, leaf(8, b"sixteen/", &[(other, &entry(other, 1))]), true, lsn);
+    let write = (MessageKind::Link, set(&key[8..], &entry(key, 3)), false, 0);
+    assert_eq!(found(key, &[page(1000), write.clone()]), Some((entry(key, 3), false)));
+    // In a later segment the page is the newer one for sure.
+    assert_eq!(found(key, &[page(SEGMENT_BYTES as u64 + 1000), write]), None);
 }
