@@ -159,6 +159,8 @@ impl Salvage {
             self.doubt.everything();
         }
         self.proven = equal && self.doubt.is_none();
+        // What comes out may be an earlier commit.
+        self.doubtful |= !self.proven;
     }
 
     /// Is what was found what the last commit counted?
