@@ -185,7 +185,7 @@ pub struct Inspect {
     /// The data directory
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// Where the private copy is made that is opened; by default where temporary files go
+    /// Where the private copy is made that is opened (salvage makes none); by default where temporary files go
     #[arg(long, value_name = "DIR", global = true, env = "DYNARUST_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
     /// For programs: one JSON object, or one a line of what is listed
@@ -203,14 +203,14 @@ pub enum What {
     Summary,
     /// The live keys
     Keys(Keys),
-    /// Every version of one key
+    /// Every version of one key; exit code 0: readers see one, 1: they see none, or not all of it can be read
     Get(Get),
     /// The events of the log, by origin and number
     Changes(Changes),
     /// The members of the cluster
     Members,
     /// The keys that have siblings
-    Conflicts,
+    Conflicts(Conflicts),
     /// Everything that must fit together; exit code 0: it does, 1: findings, 2: it can't be looked at
     Verify,
     /// What another node's directory holds otherwise, key by key, and which of the two is ahead; exit code 0: they hold the same,
@@ -263,16 +263,27 @@ pub struct Salvage {
 pub struct Get {
     /// The key
     pub key: String,
-    /// Only the value that is shown to readers, as it was written
+    /// The key is as the lists show it, with the escapes of JSON, such as new\nline
+    #[arg(long)]
+    pub escaped: bool,
+    /// Only the value that is shown to readers, as it was written; not with --json
     #[arg(long)]
     pub raw: bool,
+}
+
+/// Flags of `inspect conflicts`.
+#[derive(Args, Debug)]
+pub struct Conflicts {
+    /// So many keys at most
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
 }
 
 /// Flags of `inspect changes`.
 #[derive(Args, Debug)]
 pub struct Changes {
     /// Only events that this node made
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = node_id)]
     pub origin: Option<NodeId>,
     /// Only events with a higher number
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -280,6 +291,16 @@ pub struct Changes {
     /// Only events of this key
     #[arg(long, value_name = "KEY")]
     pub follow_key: Option<String>,
+    /// That key is as the lists show it, with the escapes of JSON, such as new\nline
+    #[arg(long, requires = "follow_key")]
+    pub escaped: bool,
+    /// So many events at most
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+}
+
+fn node_id(text: &str) -> Result<NodeId, String> {
+    text.parse().map_err(|_| "not a node's id: expected 16 hex digits, as members lists them".into())
 }
 
 /// Whom to tell to leave.

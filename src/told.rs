@@ -59,6 +59,11 @@ impl Drop for Told {
     }
 }
 
+/// So many of a thing, whose word takes an s.
+pub fn count(many: u64, thing: &str) -> String {
+    format!("{many} {thing}{}", if many == 1 { "" } else { "s" })
+}
+
 /// A size with three digits at least, and its unit.
 pub fn bytes(bytes: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];

@@ -1,12 +1,12 @@
-//! What a directory holds, one thing a line: keys, one key's versions, events, members, conflicts.
+//! What a directory holds, one thing a line: keys, one key's versions, members, conflicts.
 
 use serde_json::{Value as Json, json, value::RawValue};
 
 use super::shown::{self, Table, Tone};
 use super::{Error, Out};
-use crate::cli::{Changes, Get, Keys};
-use crate::replica::{Dot, Entry, Kind, Member, Records, Version};
-use crate::storage::{Event, Offline, Row};
+use crate::cli::{Conflicts, Get, Keys};
+use crate::replica::{Entry, Kind, Member, Records, Version};
+use crate::storage::Offline;
 use crate::time;
 use crate::told::{self, Told};
 
@@ -63,23 +63,38 @@ pub fn keys(store: &Offline, flags: &Keys, out: &mut Out) -> Result<(), Error> {
     }
 }
 
-/// Everything that is known of one key.
-pub fn get(store: &Offline, flags: &Get, out: &mut Out) -> Result<(), Error> {
-    let key = flags.key.as_bytes();
+/// Which key is asked for.
+pub fn key_of(flags: &Get, out: &Out) -> Result<String, Error> {
+    if flags.raw && out.json {
+        let what = "--raw shows the value alone, as it was written, and --json an object: give one of them";
+        return Err(Error::Usage(what.into()));
+    }
+    shown::given(&flags.key, flags.escaped)
+}
+
+/// The exit codes for a key that readers see, and for one that they do not.
+const SEEN: u8 = 0;
+const UNSEEN: u8 = 1;
+
+/// Everything that is known of one key; the exit code is 0 when readers see a version, else 1.
+pub fn get(store: &Offline, (text, raw): (&str, bool), out: &mut Out) -> Result<u8, Error> {
+    let key = text.as_bytes();
     let missing = || Error::Missing(format!("the key '{}' is not there", shown::key(key)));
     let entry = store.entry(Kind::Data, key)?.ok_or_else(missing)?;
-    if flags.raw {
+    if raw {
         let winner = entry.visible(out.now_ms).next().ok_or_else(missing)?;
         let text = store.text(winner)?;
         let text = text.ok_or_else(|| Error::Missing("pieces of the value are missing or damaged".into()))?;
         out.to.write_all(&text)?;
-        return out.line("");
+        return out.line("").map(|()| SEEN);
     }
+    let seen = if entry.visible(out.now_ms).next().is_some() { SEEN } else { UNSEEN };
     let versions: Result<Vec<Json>, Error> =
         entry.versions().iter().map(|version| version_of(store, version, out.now_ms)).collect();
     let context: Vec<String> = entry.context().iter().map(|dot| dot.to_string()).collect();
     if out.json {
-        return out.object(&json!({"key": flags.key, "versions": versions?, "context": context}));
+        let object = json!({"key": text, "versions": versions?, "context": context});
+        return out.object(&object).map(|()| seen);
     }
     if entry.versions().is_empty() {
         out.line("deleted; the delete is not yet forgotten")?;
@@ -105,7 +120,7 @@ pub fn get(store: &Offline, flags: &Get, out: &mut Out) -> Result<(), Error> {
         };
         out.line(&format!("value      {text}"))?;
     }
-    out.line(&format!("context    {}", context.join(" ")))
+    out.line(&format!("context    {}", context.join(" "))).map(|()| seen)
 }
 
 fn version_of(store: &Offline, version: &Version, now_ms: u64) -> Result<Json, Error> {
@@ -122,42 +137,6 @@ fn version_of(store: &Offline, version: &Version, now_ms: u64) -> Result<Json, E
         "value": value,
         "damaged": value.is_none(),
     }))
-}
-
-/// The events of the log.
-pub fn changes(store: &Offline, flags: &Changes, out: &mut Out) -> Result<(), Error> {
-    let follows = |event: &Event| {
-        flags.follow_key.as_ref().is_none_or(|key| event.kind == Kind::Data && event.key == key.as_bytes())
-    };
-    store.rows(|name, row| {
-        let Some(row) = row else {
-            let name = name.escape_ascii();
-            match out.json {
-                true => out.object(&json!({"row": name.to_string(), "damaged": true}))?,
-                false => out.toned(Tone::Bad, &format!("a row of the log is damaged: {name}"))?,
-            }
-            return Ok::<_, Error>(true);
-        };
-        let Row { first, events, .. } = &row;
-        if first.origin.0 == 0 || flags.origin.is_some_and(|origin| origin != first.origin) {
-            return Ok(true);
-        }
-        for event in events.iter().filter(|event| event.seq > flags.after && follows(event)) {
-            change(Dot::new(first.origin, event.seq), event, out)?;
-        }
-        Ok(true)
-    })
-}
-
-fn change(dot: Dot, event: &Event, out: &mut Out) -> Result<(), Error> {
-    let key = named(event.kind, &event.key, out.json);
-    let replaced: Vec<String> = event.before.iter().flatten().map(Dot::to_string).collect();
-    if out.json {
-        let kind = word(event.kind);
-        return out.object(&json!({"event": dot.to_string(), "tree": kind, "key": key, "before": replaced}));
-    }
-    let before = if replaced.is_empty() { String::new() } else { format!("  over {}", replaced.join(" ")) };
-    out.line(&format!("{dot}  {}  {key}{before}", word(event.kind)))
 }
 
 /// The tree of a kind.
@@ -225,14 +204,18 @@ pub fn members(store: &Offline, out: &mut Out) -> Result<(), Error> {
 }
 
 /// The keys that have siblings now.
-pub fn conflicts(store: &Offline, out: &mut Out) -> Result<(), Error> {
+pub fn conflicts(store: &Offline, flags: &Conflicts, out: &mut Out) -> Result<(), Error> {
+    let limit = flags.limit.unwrap_or(u64::MAX);
     let mut found = 0;
     let (mut told, mut read) = (Told::new("reading"), 0);
     store.entries(Kind::Data, (&[], None), |key, entry: Option<Entry>| {
         read += 1;
         told.counted(read, "keys", None);
+        if found == limit {
+            return Ok::<_, Error>(false);
+        }
         let Some(entry) = entry.filter(|entry| entry.visible(out.now_ms).count() > 1) else {
-            return Ok::<_, Error>(true);
+            return Ok(true);
         };
         found += 1;
         let versions: Vec<&Version> = entry.visible(out.now_ms).collect();
@@ -252,7 +235,7 @@ pub fn conflicts(store: &Offline, out: &mut Out) -> Result<(), Error> {
         }
         Ok(true)
     })?;
-    if found == 0 && !out.json {
+    if found == 0 && limit > 0 && !out.json {
         out.line("no key has siblings")?;
     }
     Ok(())

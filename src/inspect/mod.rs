@@ -3,6 +3,7 @@
 //! It looks at a private copy (`storage/offline.rs`), never changes a byte of the directory, decodes as much as can be, and
 //! leaves nothing out but in summaries. It starts no task and knows neither peers nor clients.
 
+mod changes;
 mod diff;
 mod lists;
 mod salvage;
@@ -26,8 +27,11 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] storage::Error),
     /// The reader went away, or the output can't be written.
-    #[error("can't write: {0}")]
+    #[error("can't write to stdout: {0}")]
     Output(#[from] io::Error),
+    /// What is asked for can't be meant so.
+    #[error("{0}")]
+    Usage(String),
     /// What was asked for is not there.
     #[error("{0}")]
     Missing(String),
@@ -46,6 +50,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Error::Store(error) => error.exit(),
+            Error::Usage(_) => Exit::Usage,
             Error::Output(_) | Error::Missing(_) => Exit::Unforeseen,
         }
     }
@@ -54,19 +59,22 @@ impl Error {
 /// Shows what is asked for; comes back with the exit code. The private copy has a `name` that nothing else has.
 pub fn run(flags: &Inspect, now_ms: u64, name: u64) -> Result<u8, Error> {
     let dir = flags.dir.clone();
-    storage::panics_are_damage(on_damage(&flags.what), move || dir.clone());
+    storage::panics_are_told(on_damage(&flags.what), move || dir.clone());
     let mut to = io::BufWriter::new(io::stdout().lock());
     let shown = show(flags, (now_ms, name), &mut to).and_then(|code| {
         to.flush()?;
         Ok(code)
     });
+    // Their codes are answers, so they have one for when there is none.
+    let answers = matches!(flags.what, What::Salvage(_) | What::Diff(_) | What::Verify);
     match shown {
-        // Who reads the first lines only has seen enough.
-        Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Stopped as u8),
-        // These have codes of their own.
-        Err(Error::Store(error)) if matches!(flags.what, What::Salvage(_) | What::Diff(_) | What::Verify) => {
-            let damaged = matches!(error, storage::Error::Damaged(_));
-            writeln!(io::stderr(), "error: {error}")?;
+        // Who reads the first lines only has seen enough; but what the rest would have been, nobody knows.
+        Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(if answers { CANT } else { Exit::Stopped as u8 })
+        }
+        Err(error) if answers => {
+            let damaged = matches!(error, Error::Store(storage::Error::Damaged(_)));
+            let _ = writeln!(io::stderr(), "error: {error}");
             Ok(if damaged { on_damage(&flags.what) as u8 } else { CANT })
         }
         shown => shown,
@@ -96,10 +104,16 @@ fn show(flags: &Inspect, (now_ms, name): (u64, u64), to: &mut dyn Write) -> Resu
     match &flags.what {
         What::Summary => summary::show(&open()?, &mut out)?,
         What::Keys(keys) => lists::keys(&open()?, keys, &mut out)?,
-        What::Get(get) => lists::get(&open()?, get, &mut out)?,
-        What::Changes(changes) => lists::changes(&open()?, changes, &mut out)?,
+        What::Get(get) => {
+            let key = lists::key_of(get, &out)?;
+            return lists::get(&open()?, (&key, get.raw), &mut out);
+        }
+        What::Changes(changes) => {
+            let follow = changes.follow_key.as_deref().map(|key| shown::given(key, changes.escaped));
+            changes::show(&open()?, changes, follow.transpose()?.as_deref(), &mut out)?;
+        }
         What::Members => lists::members(&open()?, &mut out)?,
-        What::Conflicts => lists::conflicts(&open()?, &mut out)?,
+        What::Conflicts(conflicts) => lists::conflicts(&open()?, conflicts, &mut out)?,
         What::Verify => {
             let mut told = Told::new("copying");
             let copied = &mut |done, of| told.copied(done, of);
@@ -132,7 +146,8 @@ impl<'a> Out<'a> {
     /// To this, which stands for stdout.
     pub fn new(to: &'a mut dyn Write, json: bool, now_ms: u64) -> Out<'a> {
         // As https://no-color.org has it.
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Out { to, json, colour: io::stdout().is_terminal() && !plain, now_ms }
     }
 

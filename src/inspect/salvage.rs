@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
@@ -16,6 +16,7 @@ use crate::cli;
 use crate::limits::SALVAGE_SHOWN_MAX;
 use crate::part::Part;
 use crate::replica::{Entry, Kind, Member, NodeId, Records, Version};
+use crate::storage::sledlog::BadPlace;
 use crate::storage::{self, Incomplete, Salvage, Stale};
 use crate::time;
 use crate::told::{self, Told};
@@ -167,13 +168,13 @@ fn summary(salvage: &Salvage, tally: &Tally, flags: &cli::Salvage, out: &mut Out
         }
         Ok::<_, Error>(())
     })?;
-    let bad_bytes: u64 = salvage.bad.iter().map(|place| place.bytes).sum();
     let read = &salvage.read;
+    let (places, lacking) = within(&salvage.bad, read.bytes);
+    let bad_bytes: u64 = places.iter().map(|place| place.bytes).sum();
     let events: Option<u64> =
         salvage.summary().map(|last| last.vv.iter().fold(0u64, |sum, dot| sum.saturating_add(dot.seq)));
     if out.json {
-        let bad: Vec<_> = salvage
-            .bad
+        let bad: Vec<_> = places
             .iter()
             .take(SALVAGE_SHOWN_MAX)
             .map(|place| json!({"offset": place.offset, "bytes": place.bytes, "why": place.why}))
@@ -184,7 +185,8 @@ fn summary(salvage: &Salvage, tally: &Tally, flags: &cli::Salvage, out: &mut Out
             "segments": {"there": read.segments, "read": read.readable, "blank": read.blank, "bytes": read.segment_bytes},
             "bytes": read.bytes,
             "records": read.records,
-            "bad_places": {"count": salvage.bad.len(), "bytes": bad_bytes, "first": bad},
+            "bad_places": {"count": places.len(), "bytes": bad_bytes, "first": bad},
+            "cut_off": (lacking > 0).then(|| json!({"at": read.bytes, "missing": lacking})),
             "keys": tally.keys,
             "conflicts": tally.conflicts,
             "deleted": tally.deleted,
@@ -201,11 +203,14 @@ fn summary(salvage: &Salvage, tally: &Tally, flags: &cli::Salvage, out: &mut Out
         "read        {} of {} segments, {} of them blank; {} records hold",
         read.readable, read.segments, read.blank, read.records
     ))?;
-    out.line(&format!("bad places  {} with {}", salvage.bad.len(), told::bytes(bad_bytes)))?;
-    for place in salvage.bad.iter().take(SALVAGE_SHOWN_MAX) {
+    if lacking > 0 {
+        out.line(&format!("cut off     {}", cut_off(read.bytes, lacking)))?;
+    }
+    out.line(&format!("bad places  {} with {}", places.len(), told::bytes(bad_bytes)))?;
+    for place in places.iter().take(SALVAGE_SHOWN_MAX) {
         out.line(&format!("            {} bytes at {}: {}", place.bytes, place.offset, place.why))?;
     }
-    more(salvage.bad.len(), out)?;
+    more(places.len(), out)?;
     out.line(&format!("keys        {} written to {}", tally.keys, flags.out.display()))?;
     out.line(&format!("conflicts   {} of them have siblings", tally.conflicts))?;
     out.line(&format!("not shown   {} deleted, {} expired", tally.deleted, tally.expired))?;
@@ -232,6 +237,22 @@ fn summary(salvage: &Salvage, tally: &Tally, flags: &cli::Salvage, out: &mut Out
     })
 }
 
+/// The bad places as far as the file goes, and how many bytes more it should have.
+pub fn within(bad: &[BadPlace], end: u64) -> (Vec<BadPlace>, u64) {
+    let lacking = bad.iter().map(|place| (place.offset + place.bytes).saturating_sub(end)).max();
+    let there = bad.iter().filter(|place| place.offset < end).cloned();
+    let there = there.map(|place| BadPlace { bytes: place.bytes.min(end - place.offset), ..place });
+    (there.collect(), lacking.unwrap_or(0))
+}
+
+/// That the file lacks its end, in words.
+pub fn cut_off(end: u64, lacking: u64) -> String {
+    format!(
+        "the file ends after {end} bytes, in the middle of a segment: {} more should follow",
+        told::count(lacking, "byte")
+    )
+}
+
 /// So many there are, and the first were shown.
 fn more(count: usize, out: &mut Out) -> Result<(), Error> {
     match count.saturating_sub(SALVAGE_SHOWN_MAX) {
@@ -244,29 +265,33 @@ fn more(count: usize, out: &mut Out) -> Result<(), Error> {
 struct Made {
     to: BufWriter<File>,
     part: Part,
+    path: PathBuf,
+}
+
+/// This file can't be made.
+fn refuse(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    storage::Error::Refused(format!("can't write {}: {why}", path.display())).into()
 }
 
 impl Made {
     fn new(dir: &Path, path: &Path) -> Result<Made, Error> {
-        let shown = path.display();
-        let refuse = |why: String| storage::Error::Refused(format!("can't write {shown}: {why}"));
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let inside = |folder: &Path| Some(folder.canonicalize().ok()?.starts_with(dir.canonicalize().ok()?));
         if inside(folder) == Some(true) {
-            return Err(refuse("it is in the directory that is salvaged; give another --out".into()).into());
+            return Err(refuse(path, &"it is in the directory that is salvaged; give another --out"));
         }
         let begun = Part::begin(path).and_then(|part| Ok((part.file().try_clone()?, part)));
-        let (file, part) = begun.map_err(|e| refuse(e.to_string()))?;
-        Ok(Made { to: BufWriter::new(file), part })
+        let (file, part) = begun.map_err(|e| refuse(path, &e))?;
+        Ok(Made { to: BufWriter::new(file), part, path: path.to_owned() })
     }
 
     fn line(&mut self, line: &Line) -> Result<(), Error> {
-        serde_json::to_writer(&mut self.to, line).map_err(std::io::Error::from)?;
-        Ok(self.to.write_all(b"\n")?)
+        let written = serde_json::to_writer(&mut self.to, line).map_err(io::Error::from);
+        written.and_then(|()| self.to.write_all(b"\n")).map_err(|e| refuse(&self.path, &e))
     }
 
     fn finish(mut self) -> Result<(), Error> {
-        self.to.flush()?;
-        Ok(self.part.finish()?)
+        let written = self.to.flush();
+        written.and_then(|()| self.part.finish()).map_err(|e| refuse(&self.path, &e))
     }
 }

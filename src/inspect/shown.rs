@@ -1,23 +1,53 @@
 //! How things look to people: tables, keys, colours. Nothing here knows what they mean.
 
+use std::fmt::Write;
+
 use super::{Error, Out};
 use crate::limits::{SHOWN_CHARS, TABLE_ROWS};
 
-/// A key as text: what would confuse a terminal is escaped.
+/// A key as JSON has it between its quotes, so that no two look alike; what would confuse a terminal is escaped too. (What is no
+/// UTF-8 is no key, and has escapes that JSON has not.)
 pub fn key(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
-        Ok(text) => line(text),
+        Ok(text) => escaped(text, true),
         Err(_) => key.escape_ascii().to_string(),
     }
 }
 
-/// A text on one line: what a terminal would take for a command, or not show, is escaped.
+/// A key as it was given: what is `escaped` is as [`key`] shows it.
+pub fn given(text: &str, escaped: bool) -> Result<String, Error> {
+    if !escaped {
+        return Ok(text.into());
+    }
+    let wrong = |e| Error::Usage(format!("{} is no key with the escapes of JSON: {e}", line(text)));
+    serde_json::from_str(&format!("\"{text}\"")).map_err(wrong)
+}
+
+/// A text on one line: what a terminal would take for a command, or not show, is escaped as JSON does it.
 pub fn line(text: &str) -> String {
+    escaped(text, false)
+}
+
+fn escaped(text: &str, quotes: bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
-        match char {
-            '\'' | '"' | '\\' => shown.push(char),
-            _ => shown.extend(char.escape_debug()),
+        let short = match char {
+            '\n' => Some('n'),
+            '\r' => Some('r'),
+            '\t' => Some('t'),
+            '\u{8}' => Some('b'),
+            '\u{c}' => Some('f'),
+            '"' | '\\' if quotes => Some(char),
+            _ => None,
+        };
+        match short {
+            Some(short) => shown.extend(['\\', short]),
+            None if matches!(char, '\'' | '"' | '\\') || char.escape_debug().len() == 1 => shown.push(char),
+            None => {
+                for unit in char.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(shown, "\\u{unit:04x}");
+                }
+            }
         }
     }
     shown
@@ -123,11 +153,33 @@ mod tests {
 
     #[test]
     fn keys_do_no_harm_to_a_terminal() {
-        assert_eq!(key("größe/1 \"a\\b\"".as_bytes()), "größe/1 \"a\\b\"");
-        assert_eq!(key(b"a\x1b[2J\n"), "a\\u{1b}[2J\\n");
-        assert_eq!(key("\u{202e}\u{9b}".as_bytes()), "\\u{202e}\\u{9b}");
+        assert_eq!(key("größe/1 'a'".as_bytes()), "größe/1 'a'");
+        assert_eq!(key(b"a\x1b[2J\n"), "a\\u001b[2J\\n");
+        assert_eq!(key("\u{202e}\u{9b}\u{e0001}".as_bytes()), "\\u202e\\u009b\\udb40\\udc01");
         assert_eq!(key(b"\xff"), "\\xff");
+        // A value is JSON already.
+        assert_eq!(line("{\n\"a\": \"\\u0007\u{7f}\"}"), "{\\n\"a\": \"\\u0007\\u007f\"}");
         assert_eq!(plain("a\x1bö".as_bytes()), "a\x1bö");
+    }
+
+    #[test]
+    fn no_two_keys_look_alike_and_each_is_found_again() {
+        let keys = [
+            "new\nline",
+            "new\\nline",
+            "a\"b\\",
+            "\u{7}\u{8}\u{c}\r\t",
+            "\\xff",
+            "größe",
+            "\u{1f980}\u{e0001}\u{301}",
+        ];
+        for it in keys {
+            let shown = key(it.as_bytes());
+            assert_eq!(given(&shown, true).expect("a key"), it, "{shown}");
+            assert_eq!(given(it, false).expect("a key"), it);
+            assert_eq!(keys.iter().filter(|other| key(other.as_bytes()) == shown).count(), 1, "{shown}");
+        }
+        assert!(given("\\x", true).is_err() && given("a\"b", true).is_err());
     }
 
     #[test]

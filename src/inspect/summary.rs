@@ -15,6 +15,10 @@ struct Counts {
     conflicts: u64,
     deletes: u64,
     expired: u64,
+    /// Keys of which all is expired.
+    expired_keys: u64,
+    /// Versions that are records of members.
+    of_members: u64,
     unreadable: u64,
     value_bytes: u64,
 }
@@ -39,6 +43,7 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
         let visible = entry.visible(out.now_ms).count() as u64;
         counts.keys += u64::from(visible > 0);
         counts.versions += visible;
+        counts.expired_keys += u64::from(visible == 0 && !entry.versions().is_empty());
         counts.conflicts += u64::from(visible > 1);
         counts.deletes += u64::from(entry.versions().is_empty());
         counts.expired += entry.versions().len() as u64 - visible;
@@ -46,6 +51,10 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
         Ok(true)
     })?;
     drop(told);
+    store.entries(Kind::Membership, (&[], None), |_, entry| {
+        counts.of_members += entry.map_or(0, |entry| entry.versions().len() as u64);
+        Ok::<_, Error>(true)
+    })?;
     let sizes = store.sizes()?;
     let logical: u64 = sizes.iter().map(|size| size.bytes).sum();
     let (summary, manifest) = (&about.summary, &store.manifest);
@@ -67,6 +76,8 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
             "conflicts": counts.conflicts,
             "deletes_not_forgotten": counts.deletes,
             "expired_versions": counts.expired,
+            "expired_keys": counts.expired_keys,
+            "member_versions": counts.of_members,
             "unreadable_entries": counts.unreadable,
             "value_bytes": counts.value_bytes,
             "version_vector": vector(&summary.vv),
@@ -88,13 +99,26 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
         true => String::new(),
         false => format!("; it wrote as {} before it was set back", former.join(", then as ")),
     };
+    let expired = match counts.expired_keys {
+        0 => String::new(),
+        expired => format!(" and {expired} expired"),
+    };
     let lines = [
         ("node", format!("{}{former}", about.node)),
         ("cluster", cluster),
         ("format", format!("{}, written by release {}", manifest.format, manifest.release)),
-        ("keys", format!("{}, with {} of values", counts.keys, told::bytes(counts.value_bytes))),
-        ("versions", format!("{}, {} expired beside them", counts.versions, counts.expired)),
-        ("conflicts", format!("{} keys have siblings", counts.conflicts)),
+        ("keys", format!("{}{expired}, with {} of values", counts.keys, told::bytes(counts.value_bytes))),
+        (
+            "versions",
+            format!(
+                "{} that readers see, {} expired, {} of members: {} in all, as verify and /stats count",
+                counts.versions,
+                counts.expired,
+                counts.of_members,
+                counts.versions + counts.expired + counts.of_members
+            ),
+        ),
+        ("conflicts", format!("{} with siblings", told::count(counts.conflicts, "key"))),
         ("deletes", format!("{} not yet forgotten", counts.deletes)),
         ("clock", clock),
         ("digest", summary.totals.digest.to_string()),

@@ -11,24 +11,11 @@ use super::aside::is_aside;
 use super::codec::{self, Junk, Row, Summary};
 use super::directory::{self, Directory, Manifest, NEXT_STORE};
 use super::error::{Error, UNTOUCHED};
-use super::private::{self, PrivateCopy};
+use super::private::PrivateCopy;
 use super::recover::open_sled;
 use super::trees::{Trees, expiry_key, meta, piece_key, pieces_of, read_piece_key, read_row};
 use super::{migrate, progress};
-use crate::exit::Exit;
 use crate::replica::{Dot, Entry, Kind, NodeId, Value, Version};
-
-/// From now on a panic of sled, which panics over some damage, is a finding, and no fault of the operator's: the process ends so,
-/// and names the directory that `read` says is being read.
-pub fn panics_are_damage(exit: Exit, read: impl Fn() -> PathBuf + Send + Sync + 'static) {
-    std::panic::set_hook(Box::new(move |panic| {
-        let dir = read();
-        let _ =
-            writeln!(io::stderr(), "error: {} is damaged beyond what can be shown: {panic}", dir.display());
-        private::remove_all();
-        super::end_process(exit, "damaged");
-    }));
-}
 
 /// An open copy of a directory.
 pub struct Offline {

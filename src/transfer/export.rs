@@ -88,7 +88,7 @@ impl Sink<'_> {
 /// Of the directory of a stopped node.
 fn of_directory(flags: &Export, now_ms: u64, name: u64, sink: &mut Sink) -> Result<(), Error> {
     let from = PathBuf::from(&flags.from);
-    storage::panics_are_damage(Exit::Damaged, move || from.clone());
+    storage::panics_are_told(Exit::Damaged, move || from.clone());
     let work_dir = flags.work_dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut told = Told::new("copying");
     let copied = &mut |done, of| told.copied(done, of);

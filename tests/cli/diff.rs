@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, get};
 use crate::edit::{Edit, stamped};
 use crate::inspect::inspect;
 use crate::support::Node;
-use crate::{Ended, contents, dynarust, end, refused_in_a_line, temporary};
+use crate::{Ended, contents, dynarust, end, refused, refused_in_a_line, temporary};
 
 fn diff(here: &Path, there: &Path, flags: &[&str]) -> Command {
     let mut command = inspect(here, &["diff"]);
@@ -160,13 +160,28 @@ fn who_is_ahead_is_told_key_by_key() {
     // For people.
     let Ended { code, stdout, stderr } = end(diff(&here, &there, &["--prefix", "gone-"]));
     assert_eq!((code, stderr.as_str()), (Some(1), ""));
-    for said in ["each has what the other lacks", "gone here ", " deleted", "2 of 2 keys and members differ"]
-    {
+    for said in ["each has what the other lacks", "gone here ", " deleted", "2 of 2 keys differ"] {
         assert!(stdout.contains(said), "no {said:?} in\n{stdout}");
     }
     assert!(!stdout.contains('\x1b'), "colours in a pipe: {stdout}");
+    for (prefix, says) in [
+        ("same/", "alike: both hold the same of 3 keys\n"),
+        ("typo", "nothing to compare: neither holds a key that begins with 'typo'\n"),
+    ] {
+        let text = end(diff(&here, &there, &["--prefix", prefix])).stdout;
+        assert!(text.ends_with(says), "{text}");
+    }
     let limited = end(diff(&here, &there, &["--limit", "1"])).stdout;
     assert!(limited.contains("more keys that differ"), "{limited}");
+
+    // Of what was deleted, and is not forgotten, the rest is told; readers see nothing, however it is asked for.
+    for flags in [&[][..], &["--json"], &["--raw"]] {
+        let Ended { code, stdout, stderr } = end(inspect(&here, &[&["get", "gone-0"], flags].concat()));
+        assert_eq!(code, Some(1), "{flags:?}: {stdout}{stderr}");
+        assert_eq!((stdout.is_empty(), stderr.is_empty()), (flags == ["--raw"], flags != ["--raw"]));
+    }
+    let log = end(inspect(&here, &["changes", "--follow-key", "gone-0"])).stdout;
+    assert!(log.lines().last().expect("a line").contains("  delete  "), "{log}");
 
     // Together again, they hold the same.
     cluster.up_untold(0);
@@ -280,7 +295,7 @@ fn strangers_are_compared_and_called_so() {
     }
     let Ended { code, stdout, .. } = end(diff(&one, &two, &[]));
     assert_eq!(code, Some(1));
-    assert!(stdout.contains("clusters two: ") && stdout.contains("k\\u{7}"), "{stdout}");
+    assert!(stdout.contains("clusters two: ") && stdout.contains("k\\u0007"), "{stdout}");
     let (lines, sum) = told(&one, &two, &[], 1);
     assert_eq!(stands(&lines), BTreeMap::from([("k\u{7}", "concurrent")]));
     assert_ne!(sum["here"]["cluster"], sum["there"]["cluster"]);
@@ -304,6 +319,15 @@ fn what_can_not_be_compared_exits_2_and_is_named() {
     let missing = dirs.path().join("missing");
     refused_in_a_line(diff(&one, &missing, &[]), 2, &[&shown(&missing)]);
     refused_in_a_line(diff(&missing, &one, &[]), 2, &[&shown(&missing)]);
+    let file = one.join("MANIFEST");
+    for wrong in [&missing, &file] {
+        let said = refused(
+            diff(&one, wrong, &[]),
+            2,
+            &["can't look into", &shown(wrong), "give the data directory"],
+        );
+        assert!(!said.contains("storage failed") && !said.contains("restart"), "{said}");
+    }
     for (here, there, inside) in [(&one, &two, &one), (&one, &two, &two)] {
         let work = inside.join("store");
         let before = contents(inside);

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value as Json;
 
 use crate::support::{Client, Node, errors};
-use crate::{Ended, contents, dynarust, end, older, refused_in_a_line, temporary};
+use crate::{Ended, contents, dynarust, end, older, refused, refused_in_a_line, temporary};
 
 pub fn inspect(dir: &Path, args: &[&str]) -> Command {
     let mut command = dynarust(&["inspect"]);
@@ -104,7 +104,113 @@ fn what_is_shown_is_what_was_written() {
         assert!(!shown(dir.path(), people).is_empty(), "{people:?}");
     }
     assert_eq!(end(inspect(dir.path(), &["get", "gone"])).code, Some(1));
+    refused_in_a_line(inspect(dir.path(), &["get", "both", "--raw", "--json"]), 2, &["--raw", "--json"]);
+    refused(inspect(dir.path(), &["changes", "--origin", "nope"]), 2, &["not a node's id", "16 hex digits"]);
+    assert_eq!(objects(dir.path(), &["conflicts", "--limit", "0"]).len(), 0);
+    assert_eq!(
+        shown(dir.path(), &["changes", "--limit", "3"]).lines().count(),
+        4,
+        "a head, and three events"
+    );
     assert_eq!(contents(dir.path()), before, "it changed something");
+}
+
+/// What became of each event is told as far as it can be known: who deleted a key can be found.
+#[test]
+fn the_log_tells_a_delete_from_a_put() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    let put = |key: &str| {
+        let answer = node.request("PUT", &format!("/key/{key}"), "{\"value\": 1}");
+        answer.json()["version"].as_str().expect("a version").to_owned()
+    };
+    let (first, second) = (put("k"), put("k"));
+    assert_eq!(node.request("DELETE", "/key/k", "").status, 200);
+    let stays = put("stays");
+    assert_eq!(node.stop().code(), Some(0));
+    let of = |key: &str| {
+        let events = objects(dir.path(), &["changes", "--follow-key", key]);
+        let tell = |event: &Json| (event["event"].clone(), event["did"].clone(), event["stands"].clone());
+        events.iter().map(tell).collect::<Vec<_>>()
+    };
+    let [one, two, (_, did, stands)] = &of("k")[..] else { panic!("three events: {:?}", of("k")) };
+    assert_eq!(*one, (first.into(), "put".into(), false.into()));
+    assert_eq!(*two, (second.into(), "put".into(), false.into()));
+    assert_eq!((did.as_str(), stands.as_bool()), (Some("delete"), Some(false)));
+    assert_eq!(of("stays"), [(stays.clone().into(), "put".into(), true.into())]);
+    let [event] = &objects(dir.path(), &["changes", "--follow-key", "stays"])[..] else {
+        panic!("one event")
+    };
+    assert_eq!(event["updated_at"], objects(dir.path(), &["keys"])[0]["updated_at"]);
+    let text = shown(dir.path(), &["changes", "--follow-key", "k"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("event ") && lines[0].ends_with("  key"), "{text}");
+    assert!(lines[3].contains("  delete  ") && lines[3].ends_with("  k"), "{text}");
+}
+
+/// No two keys look alike, and each can be asked for as it is shown.
+#[test]
+fn a_key_is_found_as_it_is_shown() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    for (n, path) in ["new%0Aline", "new%5Cnline", "bell%07%22"].iter().enumerate() {
+        assert_eq!(node.request("PUT", &format!("/key/{path}"), &format!("{{\"value\": {n}}}")).status, 201);
+    }
+    assert_eq!(node.stop().code(), Some(0));
+    let shown_keys = shown(dir.path(), &["keys"]);
+    let keys: Vec<&str> = shown_keys.lines().collect();
+    assert_eq!(keys, ["bell\\u0007\\\"", "new\\nline", "new\\\\nline"]);
+    for (key, value) in keys.iter().zip(["2\n", "0\n", "1\n"]) {
+        assert_eq!(shown(dir.path(), &["get", "--escaped", key, "--raw"]), value, "{key}");
+        let events = objects(dir.path(), &["changes", "--follow-key", key, "--escaped"]);
+        assert_eq!(events.len(), 1, "{key}");
+    }
+    assert_eq!(shown(dir.path(), &["get", "new\\nline", "--raw"]), "1\n");
+    refused_in_a_line(inspect(dir.path(), &["get", "--escaped", "a\\q"]), 2, &["a\\q"]);
+}
+
+/// What has expired and is still there: no reader sees it, and all counts say so.
+#[test]
+fn all_count_the_same() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    for (key, rest) in [("stays", ""), ("brief", ", \"ttl_seconds\": 1")] {
+        let body = format!("{{\"value\": 1{rest}}}");
+        assert_eq!(node.request("PUT", &format!("/key/{key}"), &body).status, 201);
+    }
+    node.kill();
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let summary = &objects(dir.path(), &["summary"])[0];
+    let verify = &objects(dir.path(), &["verify"])[0];
+    let counts = ["keys", "expired_keys", "versions", "expired_versions", "member_versions"];
+    assert_eq!(counts.map(|name| summary[name].as_u64()), [1, 1, 1, 1, 1].map(Some), "{summary}");
+    assert_eq!((&verify["keys"], &verify["versions"]), (&Json::from(2), &Json::from(3)), "{verify}");
+    assert_eq!((&verify["member_versions"], &verify["complete"]), (&Json::from(1), &Json::from(true)));
+    let text = shown(dir.path(), &["summary"]);
+    assert!(text.contains("1 that readers see, 1 expired, 1 of members: 3 in all"), "{text}");
+    for flags in [&[][..], &["--json"], &["--raw"]] {
+        let ended = end(inspect(dir.path(), &[&["get", "brief"], flags].concat()));
+        assert_eq!(ended.code, Some(1), "{flags:?}: {}{}", ended.stdout, ended.stderr);
+    }
+}
+
+/// An answer that could not be given is none: neither that all is well, nor that something was found.
+#[test]
+fn who_can_not_write_the_answer_says_so() {
+    let (dir, other) = (temporary(), temporary());
+    for dir in [&dir, &other] {
+        assert_eq!(Node::start(dir.path(), &[]).stop().code(), Some(0));
+    }
+    let (other, out) = (other.path().to_str().expect("UTF-8"), other.path().with_extension("ndjson"));
+    let out = out.to_str().expect("UTF-8");
+    for args in [&["verify"][..], &["verify", "--json"], &["diff", other], &["salvage", "--out", out]] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("it is there");
+        let output = inspect(dir.path(), args).stdout(full).output().expect("it starts");
+        let said = errors(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains("can't write to stdout"), "{args:?}: {said}");
+    }
+    fs::remove_file(out).expect("the file is whole all the same");
 }
 
 #[test]
@@ -186,8 +292,15 @@ fn damage_is_found_and_no_panic() {
     segment.resize(whole.len().next_multiple_of(2 << 20), 0);
     fs::write(&db, segment.repeat(2)).expect("it is written");
     let ended = end(inspect(dir.path(), &["verify", "--work-dir", &work_dir]));
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("damaged beyond what can be shown"), "{}", ended.stderr);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(1), ""));
+    assert!(ended.stdout.contains("; it could not be looked at any further\n"), "{}", ended.stdout);
+    let ended = end(inspect(dir.path(), &["summary", "--work-dir", &work_dir]));
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(4), ""), "{}", ended.stderr);
+    let said = ended.stderr.strip_suffix('\n').expect("a line");
+    assert!(!said.contains("panicked") && !said.contains("/src/") && !said.contains('\n'), "{said}");
+    if said.contains("beyond what can be shown") {
+        assert!(said.contains("salvage --out FILE"), "{said}");
+    }
     assert_eq!(left(work.path()), NOTHING, "a panic leaves the copy behind");
     fs::write(&db, &whole).expect("it is written");
     assert!(shown(dir.path(), &["verify"]).starts_with("sound: "));

@@ -258,3 +258,21 @@ fn what_a_killed_salvage_has_left_is_in_nobody_s_way() {
     assert!(stderr.contains("another process is writing"), "{stderr}");
     assert!(part.exists() && !out.exists(), "nothing has changed");
 }
+
+/// What there is no room for is told of the file, and is none of the answers.
+#[test]
+fn a_full_disk_is_no_answer() {
+    if let Some(why) = crate::untouched::no_mounts() {
+        println!("SKIPPED: a salvage without room, because {why}");
+        return;
+    }
+    let (dir, work) = (temporary(), temporary());
+    assert_eq!(crate::inspect::filled_node(dir.path()).stop().code(), Some(0));
+    let script =
+        "mount -t tmpfs -o size=4k tmpfs \"$1\" && exec \"$2\" inspect \"$3\" salvage --out \"$1/out\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]);
+    command.arg(work.path()).arg(crate::support::binary()).arg(dir.path());
+    let out = work.path().join("out").display().to_string();
+    crate::refused_in_a_line(command, 2, &["can't write", &out, "No space left"]);
+}

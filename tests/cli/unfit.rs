@@ -56,7 +56,7 @@ fn a_store_that_lacks_what_sled_makes_anew_is_not_called_sound() {
     verify.arg(dir.path()).arg("verify");
     let verified = end(verify);
     assert_eq!(verified.code, Some(1), "{}", verified.stderr);
-    assert!(verified.stdout.contains("store/conf is missing or empty"), "{}", verified.stdout);
+    assert!(verified.stdout.contains("store/conf: it is missing or empty"), "{}", verified.stdout);
 }
 
 #[test]

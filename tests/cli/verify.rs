@@ -382,6 +382,73 @@ fn sled_s_own_checks_are_asked() {
     }
 }
 
+/// What a node would refuse is a finding, and the count comes at the end, however little can be looked at.
+#[test]
+fn what_does_not_open_is_found_and_counted() {
+    let dir = temporary();
+    written(dir.path());
+    let broken = |name: &str, bytes: Option<&[u8]>, place: &str, what: &str| {
+        let edit = Edit::untouched(dir.path()).close_with(|copy| match bytes {
+            Some(bytes) => fs::write(copy.join(name), bytes).expect("it is written"),
+            None => fs::remove_file(copy.join(name)).expect("it is there"),
+        });
+        let found = findings(&edit.dir);
+        let [(at, says)] = &found[..] else { panic!("{name}: {found:?}") };
+        assert!(at == place && says.contains(what), "{name}: {found:?}");
+        let text = end(inspect(&edit.dir, &["verify"]));
+        assert_eq!((text.code, text.stderr.as_str()), (Some(1), ""), "{name}");
+        assert!(
+            text.stdout.ends_with("\n1 finding; it could not be looked at any further\n"),
+            "{}",
+            text.stdout
+        );
+    };
+    broken("MANIFEST", Some(b"{}\n0\n"), "MANIFEST", "is damaged");
+    for (file, place) in [("store/conf", "store/conf"), ("store/db", "store/db")] {
+        broken(file, None, place, "missing or empty");
+        broken(file, Some(b""), place, "missing or empty");
+    }
+    let nothing = end(inspect(&dir.path().join("nope"), &["verify", "--json"]));
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(2), ""), "{}", nothing.stderr);
+}
+
+/// That a file lacks its end is said as it is: there is no bad place where there is no file.
+#[test]
+fn a_file_that_was_cut_off_ends_where_it_ends() {
+    let dir = temporary();
+    let node = filled_node(dir.path());
+    for n in 0..30 {
+        let body = format!("{{\"value\": \"{}\"}}", "x".repeat(100_000));
+        assert_eq!(node.request("PUT", &format!("/key/large/{n}"), &body).status, 201);
+    }
+    assert_eq!(node.stop().code(), Some(0));
+    // Segments may stand in any order, so it need not be the newest one that is cut.
+    let db = dir.path().join("store/db");
+    let mut bytes = fs::read(&db).expect("the log");
+    bytes.resize(bytes.len().next_multiple_of(2 << 20), 0);
+    bytes.rotate_left(2 << 20);
+    bytes.truncate(bytes.len() - 500_001);
+    fs::write(&db, &bytes).expect("it is written");
+    let end_at = bytes.len() as u64;
+    let found = findings(dir.path());
+    let of_log: Vec<&String> =
+        found.iter().filter(|(place, _)| place == "store/db").map(|(_, what)| what).collect();
+    assert!(
+        of_log.iter().any(|what| what.starts_with(&format!("the file ends after {end_at} bytes"))),
+        "{found:?}"
+    );
+    assert!(!of_log.iter().any(|what| what.contains(&format!("bytes at {end_at}: "))), "{found:?}");
+    let out = dir.path().with_extension("ndjson");
+    let ended = end(inspect(dir.path(), &["salvage", "--json", "--out", out.to_str().expect("UTF-8")]));
+    fs::remove_file(&out).expect("the file");
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let sum: Json = serde_json::from_str(&ended.stdout).expect("an object");
+    assert_eq!(sum["cut_off"]["at"], end_at, "{sum}");
+    for place in sum["bad_places"]["first"].as_array().expect("places") {
+        assert!(place["offset"].as_u64() < Some(end_at), "{sum}");
+    }
+}
+
 /// Nothing is the matter with a node that was killed, whatever it was doing.
 #[test]
 fn a_node_that_was_killed_under_load_is_sound() {

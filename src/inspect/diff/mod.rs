@@ -38,7 +38,7 @@ impl Reading {
     fn of(dirs: [PathBuf; 2]) -> Reading {
         let reading = Reading(Arc::default());
         let which = reading.0.clone();
-        storage::panics_are_damage(INCOMPARABLE, move || dirs[which.load(Ordering::Relaxed)].clone());
+        storage::panics_are_told(INCOMPARABLE, move || dirs[which.load(Ordering::Relaxed)].clone());
         reading
     }
 
@@ -55,6 +55,17 @@ pub fn run(
     out: &mut Out,
 ) -> Result<u8, Error> {
     let other = flags.other.as_path();
+    // Before the first one is copied, which may take its time.
+    for place in [dir, other] {
+        let why = match std::fs::metadata(place) {
+            Ok(about) if about.is_dir() => continue,
+            Ok(_) => "it is no directory".into(),
+            Err(e) => e.to_string(),
+        };
+        let what = format!("can't look into {}: {why}; give the data directory of a node", place.display());
+        return Err(Error::Usage(what));
+    }
+    storage::served(other)?;
     if let (Ok(one), Ok(two)) = (dir.canonicalize(), other.canonicalize())
         && one == two
     {
@@ -84,7 +95,7 @@ pub fn run(
     let sum = walk.end(out)?;
     match out.json {
         true => out.object(&sum.object(&sides))?,
-        false => sum.show(out)?,
+        false => sum.show(flags.prefix.as_deref(), out)?,
     }
     Ok(sum.exit())
 }

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Directory, INCOMPARABLE, beyond};
 use crate::inspect::shown::Tone;
-use crate::inspect::{Error, Out, summary};
+use crate::inspect::{Error, Out, shown, summary};
 use crate::replica::Standing;
 
 /// The exit codes of two that hold the same, that differ as may be, and that differ by no rule.
@@ -131,10 +131,17 @@ impl Sum {
     }
 
     /// For people.
-    pub fn show(&self, out: &mut Out) -> Result<(), Error> {
+    pub fn show(&self, prefix: Option<&str>, out: &mut Out) -> Result<(), Error> {
         let keys = self.keys;
+        let what = if prefix.is_none() { "keys and members" } else { "keys" };
         if self.differ() == 0 {
-            return out.toned(Tone::Good, &format!("alike: both hold the same of {keys} keys and members"));
+            return match prefix {
+                Some(prefix) if keys == 0 => {
+                    let prefix = shown::key(prefix.as_bytes());
+                    out.line(&format!("nothing to compare: neither holds a key that begins with '{prefix}'"))
+                }
+                _ => out.toned(Tone::Good, &format!("alike: both hold the same of {keys} {what}")),
+            };
         }
         if self.left_out > 0 {
             out.line(&format!("… and {} more keys that differ", self.left_out))?;
@@ -142,7 +149,7 @@ impl Sum {
         let differ: Vec<String> =
             self.differ.iter().map(|(stands, count)| format!("{count} {}", stands.word())).collect();
         out.line("")?;
-        out.line(&format!("{} of {keys} keys and members differ: {}", self.differ(), differ.join(", ")))?;
+        out.line(&format!("{} of {keys} {what} differ: {}", self.differ(), differ.join(", ")))?;
         for (count, what) in [
             (
                 self.of(|stands| stands == Stands::As(Standing::Diverged)),

@@ -16,6 +16,8 @@ use crate::told::Told;
 pub struct Seen {
     /// Counts and digest.
     pub totals: Totals,
+    /// So many of the versions are records of members.
+    pub of_members: u64,
     /// How many pieces each has whose value is large.
     pub pieces: HashMap<Dot, u32>,
 }
@@ -64,6 +66,9 @@ pub fn read(store: &Offline, about: &About, log: &mut Log, findings: &mut Findin
             if log.last_keys.contains(&name) {
                 // A value more, and another one had to move out of the entry.
                 log.put_aside.extend(entry.dots());
+            }
+            if kind == Kind::Membership {
+                seen.of_members += entry.versions().len() as u64;
             }
             seen.totals.add(kind, key, entry.dots());
             Ok(true)

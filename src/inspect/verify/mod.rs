@@ -7,31 +7,91 @@ mod entries;
 mod log;
 
 use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
 use super::shown::Tone;
-use super::{Error, Out};
+use super::{Error, Out, salvage};
+use crate::exit::Exit;
 use crate::replica::Totals;
 use crate::storage::{self, About, Offline};
-use crate::told::Told;
+use crate::told::{self, Told};
 use entries::Seen;
 use log::Log;
 
 /// What was found so far.
 pub struct Findings<'a, 'b> {
     out: &'a mut Out<'b>,
-    count: u64,
+    /// So many; shared with who must end all this when sled panics.
+    count: Arc<AtomicU64>,
 }
 
 impl Findings<'_, '_> {
     fn add(&mut self, place: &str, what: &str) -> Result<(), Error> {
-        self.count += 1;
+        self.count.fetch_add(1, Ordering::Relaxed);
         match self.out.json {
-            true => self.out.object(&json!({"place": place, "finding": what})),
-            false => self.out.toned(Tone::Bad, &format!("{place}: {what}")),
+            true => self.out.object(&json!({"place": place, "finding": what}))?,
+            false => self.out.toned(Tone::Bad, &format!("{place}: {what}"))?,
         }
+        // sled may panic over what comes next, and then nothing is written any more.
+        Ok(self.out.to.flush()?)
+    }
+
+    /// What it is that is damaged is the finding; then there is nothing more to go on with.
+    fn or_add<T>(&mut self, place: &str, done: Result<T, storage::Error>) -> Result<Option<T>, Error> {
+        match done {
+            Err(storage::Error::Damaged(why)) => self.add(place, &why).map(|()| None),
+            done => Ok(Some(done?)),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// How many there are, and how much was looked at; `None`: not all of it.
+    fn end(&mut self, read: Option<&Read>) -> Result<Exit, Error> {
+        let (count, whole) = (self.count(), read.is_some());
+        let Read { keys, versions, of_members, rows } = *read.unwrap_or(&Read::default());
+        match self.out.json {
+            true => self.out.object(&json!({
+                "findings": count,
+                "keys": keys,
+                "versions": versions,
+                "member_versions": of_members,
+                "log_rows": rows,
+                "complete": whole,
+                "sound": count == 0,
+            }))?,
+            false => {
+                let read = format!(
+                    "{}, {} ({of_members} of members)",
+                    told::count(keys, "key"),
+                    told::count(versions, "version")
+                );
+                match (count, whole) {
+                    (0, _) => {
+                        let sound = format!("sound: {read}, {} of the log", told::count(rows, "row"));
+                        self.out.toned(Tone::Good, &sound)?;
+                    }
+                    (_, true) => {
+                        self.out.line(&format!("{}; {read} could be read", told::count(count, "finding")))?;
+                    }
+                    (_, false) => {
+                        let found = told::count(count, "finding");
+                        self.out.line(&format!("{found}; it could not be looked at any further"))?;
+                    }
+                }
+            }
+        }
+        self.out.to.flush()?;
+        Ok(if count == 0 { Exit::Stopped } else { Exit::Unforeseen })
     }
 }
 
@@ -41,32 +101,35 @@ pub fn run(
     open: impl FnOnce() -> Result<Offline, storage::Error>,
     out: &mut Out,
 ) -> Result<u8, Error> {
-    let mut findings = Findings { out, count: 0 };
-    files(dir, &mut findings)?;
-    // sled may panic over what comes now.
-    findings.out.to.flush()?;
-    let read = open().map_err(Error::from).and_then(|store| trees(&store, &mut findings));
-    let (read, why) = match read {
-        // Of what does not open, that is the finding.
-        Err(Error::Store(storage::Error::Damaged(why))) => (Read::default(), Some(why)),
-        read => (read?, None),
-    };
-    if let Some(why) = why {
-        findings.add("store", &why)?;
-    }
-    let (count, out) = (findings.count, findings.out);
-    let Read { keys, versions, rows } = read;
-    match out.json {
-        true => out.object(&json!({
-            "findings": count, "keys": keys, "versions": versions, "log_rows": rows, "sound": count == 0,
-        }))?,
-        false if count == 0 => {
-            let sound = format!("sound: {keys} keys, {versions} versions, {rows} rows of the log");
-            out.toned(Tone::Good, &sound)?;
+    let mut findings = Findings { out, count: Arc::default() };
+    end_on_panic(dir, &findings);
+    let looked = look(dir, open, &mut findings);
+    let read = match looked {
+        // It is no answer to what was found already.
+        Err(Error::Store(error)) if findings.count() > 0 => {
+            let _ = writeln!(io::stderr(), "error: {error}");
+            None
         }
-        false => out.line(&format!("{count} findings; {keys} keys, {versions} versions could be read"))?,
-    }
-    Ok(u8::from(count > 0))
+        looked => looked?,
+    };
+    Ok(findings.end(read.as_ref())? as u8)
+}
+
+/// sled panics over some damage: that is a finding too, and the last one.
+fn end_on_panic(dir: &Path, findings: &Findings) {
+    let (shown, json, count) = (dir.display().to_string(), findings.out.json, findings.count.clone());
+    storage::end_on_panic(move |why| {
+        let what = format!(
+            "the storage engine gives up on it ({why}): save what can be read with DynaRust inspect {shown} salvage --out FILE"
+        );
+        // stdout itself is locked by who waits for the thread that panics.
+        let Ok(to) = io::stdout().as_fd().try_clone_to_owned() else { return Exit::Usage };
+        let mut to = File::from(to);
+        let mut out = Out::new(&mut to, json, 0);
+        let mut findings = Findings { out: &mut out, count: count.clone() };
+        let told = findings.add("store", &what).and_then(|()| findings.end(None));
+        told.unwrap_or(Exit::Usage)
+    });
 }
 
 /// How much was read.
@@ -74,18 +137,68 @@ pub fn run(
 struct Read {
     keys: u64,
     versions: u64,
+    /// So many of the versions are records of members.
+    of_members: u64,
     rows: u64,
 }
 
-/// What sled's own checks say of its log, and files that should not be there.
-fn files(dir: &Path, findings: &mut Findings) -> Result<(), Error> {
-    let mut told = Told::new("reading");
-    for place in storage::bad_places(dir, &mut |done, of| told.copied(done, of))? {
-        findings.add("store/db", &format!("{} bytes at {}: {}", place.bytes, place.offset, place.why))?;
+/// `None`: something is so damaged that there is nothing to look into.
+fn look(
+    dir: &Path,
+    open: impl FnOnce() -> Result<Offline, storage::Error>,
+    findings: &mut Findings,
+) -> Result<Option<Read>, Error> {
+    let manifest = findings.or_add("MANIFEST", storage::served(dir))?;
+    let mut there = manifest.is_some();
+    for name in ["conf", "db"] {
+        let path = dir.join("store").join(name);
+        match fs::metadata(&path) {
+            Ok(about) if about.len() > 0 => {}
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(storage::Error::of_files("read", &path, &e).into());
+            }
+            _ => {
+                findings.add(
+                    &format!("store/{name}"),
+                    "it is missing or empty, so no node opens the directory",
+                )?;
+                there = false;
+            }
+        }
     }
     for file in storage::blobs(dir)? {
         let what = "nothing may be here, for sled does not put it on the disk";
         findings.add(&format!("store/blobs/{file}"), what)?;
+    }
+    if manifest.is_some() {
+        log_file(dir, findings)?;
+    }
+    if !there {
+        return Ok(None);
+    }
+    match findings.or_add("store", open())? {
+        None => Ok(None),
+        Some(store) => match trees(&store, findings) {
+            Err(Error::Store(error)) => findings.or_add("store", Err(error)),
+            read => read.map(Some),
+        },
+    }
+}
+
+/// What sled's own checks say of its log.
+fn log_file(dir: &Path, findings: &mut Findings) -> Result<(), Error> {
+    let path = dir.join("store/db");
+    let Some(end) = fs::metadata(&path).map(|about| about.len()).ok().filter(|bytes| *bytes > 0) else {
+        return Ok(());
+    };
+    let mut told = Told::new("reading");
+    let bad = storage::bad_places(dir, &mut |done, of| told.copied(done, of));
+    let (places, lacking) = salvage::within(&findings.or_add("store/db", bad)?.unwrap_or_default(), end);
+    for place in places {
+        findings.add("store/db", &format!("{} bytes at {}: {}", place.bytes, place.offset, place.why))?;
+    }
+    if lacking > 0 {
+        findings.add("store/db", &salvage::cut_off(end, lacking))?;
     }
     Ok(())
 }
@@ -116,7 +229,8 @@ fn trees(store: &Offline, findings: &mut Findings) -> Result<Read, Error> {
         )?,
         _ => {}
     }
-    Ok(Read { keys: seen.totals.keys, versions: seen.totals.versions, rows: log.rows })
+    let Totals { keys, versions, .. } = seen.totals;
+    Ok(Read { keys, versions, of_members: seen.of_members, rows: log.rows })
 }
 
 /// Each piece of a large value is one of a version that lives, or of one that the last unit put aside.
