@@ -205,6 +205,11 @@ fn a_directory_that_is_in_use_is_not_restored_into() {
     let before = contents(dir.path());
     refused_in_a_line(restore(&file, dir.path()), 3, &["is a node's data directory", "empty one"]);
     assert_eq!(contents(dir.path()), before);
+    // Nor is one within it, which would go where that goes.
+    let within = dir.path().join("new/sub");
+    refused_in_a_line(restore(&file, &within), 3, &["is within", &dir.path().display().to_string()]);
+    refused_in_a_line(Node::command(&within, &[]), 3, &["is within", "--data-dir"]);
+    assert_eq!(contents(dir.path()), before);
     let foreign = temporary();
     fs::write(foreign.path().join("letters"), "mine").expect("a file");
     refused_in_a_line(restore(&file, foreign.path()), 3, &["not empty"]);
