@@ -268,7 +268,13 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 let written = house.enter(answer.from, address).await;
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
-            log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
+            // Whoever took it in is asked again, until others know it as well: that is no news.
+            let joined = Some((answer.cluster, known_as.clone()));
+            let mut said = house.joined.lock().unwrap_or_else(PoisonError::into_inner);
+            if *said != joined {
+                log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
+                *said = joined;
+            }
             Ok(answer.from)
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),

@@ -127,6 +127,8 @@ struct House {
     /// Held while the node may come to belong to another cluster.
     adopting: tokio::sync::Mutex<()>,
     /// Who is sweeping this node, and when it last sent a piece.
+    /// The cluster that it was last said to have joined, and under which address.
+    joined: Mutex<Option<(NodeId, String)>>,
     sweeper: Mutex<Option<(NodeId, Instant)>>,
     /// Where packets of SWIM go.
     pulse: mpsc::Sender<Beat>,
@@ -160,6 +162,7 @@ impl Network {
             ways: Ways::default(),
             adopting: tokio::sync::Mutex::new(()),
             sweeper: Mutex::new(None),
+            joined: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),
             knocked: Mutex::new(BTreeSet::new()),
