@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
+use super::client::Client;
 use super::error::Error;
-use super::wire::{Join, Joined, Message, Refusal, Reply};
-use super::{House, NOWHERE, Settings, is_concrete};
+use super::wire::{Envelope, Join, Joined, Message, Pulse, Refusal, Reply};
+use super::{House, NOWHERE, Secret, Settings, is_concrete};
 use crate::exit::Exit;
 use crate::limits::{
     JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS,
@@ -204,6 +205,23 @@ impl Known {
 /// Will it lead to the same machine tomorrow? A name may stand for several nodes, and lead to another one the next time.
 fn is_fixed(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok() || address.starts_with("localhost:")
+}
+
+/// Does a member of a cluster answer at this address, who takes this secret? It learns nothing of who asks.
+pub async fn is_member(address: &str, secret: Option<Secret>, random: fn() -> u64) -> Result<(), Error> {
+    let ask = Message::Pulse(NodeId::NOBODY, Pulse::default());
+    let from = NodeId(random().max(1));
+    let envelope =
+        Envelope { cluster: NOWHERE, from, run: random(), now_ms: 0, address: String::new(), body: ask };
+    let limit = Duration::from_millis(PEER_ANSWER_MS);
+    let answer = Client::new(secret)?.ask(address, &envelope, limit).await?;
+    match answer.body {
+        _ if answer.cluster == NOWHERE => Err(Refusal::NotNow("it has left its cluster".into()).into()),
+        // Meant for another one: so it would say to anybody.
+        Reply::Refused(Refusal::OtherNode(_)) => Ok(()),
+        Reply::Refused(refusal) => Err(refusal.into()),
+        _ => Err(Error::Unreadable("it answered something else".into())),
+    }
 }
 
 /// How often a member that says "not now" is asked before the next one is.
