@@ -96,8 +96,8 @@ fn resolve(target: &Target) -> Result<SocketAddr, String> {
     }
 }
 
-/// What the node wrote into its directory; a wildcard is reached by loopback.
-fn written(directory: &Path) -> Result<SocketAddr, String> {
+/// What the node that runs on a directory wrote into it; a wildcard is reached by loopback.
+pub fn written(directory: &Path) -> Result<SocketAddr, String> {
     let tenant = tenant(directory).ok_or_else(|| format!("no node runs on {}", directory.display()))?;
     let mut address = tenant.address;
     match address.ip() {

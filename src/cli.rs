@@ -151,7 +151,7 @@ pub struct Import {
     /// The node, as HOST:PORT or http://HOST:PORT
     #[arg(value_name = "URL")]
     pub node: String,
-    /// The file; by default stdin
+    /// The file; by default, and for -, the standard input
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// What is in the file

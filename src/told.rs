@@ -27,7 +27,11 @@ impl Told {
             let rate = done as f64 / after.as_secs_f64();
             let left = part.filter(|part| *part > 0.0).map(|part| after.as_secs_f64() * (1.0 - part) / part);
             let left = left.map(|seconds| format!(", about {:.0} s to go", seconds.max(0.0)));
-            format!("{done} {things}, {rate:.0} a second{}", left.unwrap_or_default())
+            format!(
+                "{}, {rate:.0} a second{}",
+                counted(done, things.trim_end_matches('s')),
+                left.unwrap_or_default()
+            )
         });
     }
 
@@ -57,6 +61,12 @@ impl Drop for Told {
             let _ = writeln!(io::stderr());
         }
     }
+}
+
+/// So many things of a kind, whose name takes an s when there are several.
+pub fn counted(number: u64, thing: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{s}")
 }
 
 /// A size with three digits at least, and its unit.
