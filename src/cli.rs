@@ -105,9 +105,16 @@ pub struct Backup {
     /// The node, as HOST:PORT or http://HOST:PORT
     #[arg(value_name = "URL")]
     pub node: String,
-    /// The file, which must not be there yet
+    /// The file, which must not be there yet; - writes it to the standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+}
+
+impl Backup {
+    /// Does it go to the standard output? Then nothing else does.
+    pub fn to_stdout(&self) -> bool {
+        self.output.as_os_str() == "-" || self.output.as_os_str() == "/dev/stdout"
+    }
 }
 
 /// Flags of `restore`.

@@ -16,7 +16,10 @@ fn main() -> ExitCode {
     if let Some(command) = cli.command {
         let unforeseen = |why: &String| (Exit::Unforeseen, why.clone());
         return match command {
-            Command::Backup(flags) => end(transfer::backup(&flags).map(|told| println!("{told}")), outside),
+            Command::Backup(flags) => {
+                let tell = |told| if flags.to_stdout() { eprintln!("{told}") } else { println!("{told}") };
+                end(transfer::backup(&flags).map(tell), outside)
+            }
             Command::Compact(flags) => {
                 logger::start();
                 node::end_on_panic();
