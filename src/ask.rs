@@ -62,7 +62,7 @@ pub fn leave(flags: &Leave) -> Result<String, String> {
 
 struct Answer {
     status: u16,
-    /// Its last line: a problem's JSON, or nothing.
+    /// Its last line, or what a problem says.
     text: String,
 }
 
@@ -77,7 +77,10 @@ fn ask(address: SocketAddr, request: &str, patience: Duration) -> Result<Answer,
     };
     let answer = exchange().map_err(|e| format!("{address} does not answer: {e}"))?;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let text = answer.lines().next_back().unwrap_or("no answer").to_owned();
+    let text = answer.lines().next_back().unwrap_or("no answer");
+    let problem = serde_json::from_str::<serde_json::Value>(text).ok();
+    let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+    let text = detail.unwrap_or(text).to_owned();
     Ok(Answer { status: status.unwrap_or(0), text })
 }
 
@@ -93,8 +96,8 @@ fn resolve(target: &Target) -> Result<SocketAddr, String> {
     }
 }
 
-/// What the node wrote into its directory; a wildcard is reached by loopback.
-fn written(directory: &Path) -> Result<SocketAddr, String> {
+/// What the node that runs on a directory wrote into it; a wildcard is reached by loopback.
+pub fn written(directory: &Path) -> Result<SocketAddr, String> {
     let tenant = tenant(directory).ok_or_else(|| format!("no node runs on {}", directory.display()))?;
     let mut address = tenant.address;
     match address.ip() {

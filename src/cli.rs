@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::limits;
@@ -40,6 +41,29 @@ Exit codes:
   4  the data directory is damaged
   5  the storage failed while running: restart
   6  can't listen on the address";
+
+/// The command line, read. Ends the process when that can't be.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|mut error| {
+        let value = matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation);
+        if let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg).filter(|_| value) {
+            let (flag, rest) = arg.split_at(arg.find(' ').unwrap_or(arg.len()));
+            let shown = ContextValue::String(as_given(flag) + rest);
+            error.insert(ContextKind::InvalidArg, shown);
+        }
+        error.exit()
+    })
+}
+
+/// A flag, and its twin in the environment if it was given by that.
+pub fn as_given(flag: &str) -> String {
+    let twin = format!("DYNARUST_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+    let named = |arg: std::ffi::OsString| arg.to_string_lossy().split('=').next() == Some(flag);
+    match std::env::var_os(&twin) {
+        Some(_) if !std::env::args_os().any(named) => format!("{twin}, which stands for {flag}"),
+        _ => flag.to_owned(),
+    }
+}
 
 /// Variables in the environment that look like twins of flags and are none: most likely misspelt.
 pub fn unknown_variables() -> Vec<String> {
@@ -81,9 +105,16 @@ pub struct Backup {
     /// The node, as HOST:PORT or http://HOST:PORT
     #[arg(value_name = "URL")]
     pub node: String,
-    /// The file, which must not be there yet
+    /// The file, which must not be there yet; - writes it to the standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+}
+
+impl Backup {
+    /// Does it go to the standard output? Then nothing else does.
+    pub fn to_stdout(&self) -> bool {
+        self.output.as_os_str() == "-" || self.output.as_os_str() == "/dev/stdout"
+    }
 }
 
 /// Flags of `restore`.
@@ -127,7 +158,7 @@ pub struct Import {
     /// The node, as HOST:PORT or http://HOST:PORT
     #[arg(value_name = "URL")]
     pub node: String,
-    /// The file; by default stdin
+    /// The file; by default, and for -, the standard input
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// What is in the file

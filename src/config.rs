@@ -80,10 +80,21 @@ impl Config {
         }
         let secret = flags.cluster_secret_file.as_deref().map(secret).transpose()?;
         let resolved = text.to_socket_addrs().map(|mut found| found.next());
-        let Ok(Some(listen)) = resolved else {
-            return Err(Wrong(format!(
-                "'{text}' is no address to listen on: give HOST:PORT, such as 127.0.0.1:6660"
-            )));
+        let named =
+            text.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let listen = match (resolved, named) {
+            (Ok(Some(listen)), _) => listen,
+            (Err(e), Some((host, _))) => {
+                return Err(Wrong(format!(
+                    "the host '{host}' in '{text}' can't be found: {e}; give an address of this machine, or 0.0.0.0 for \
+                     all of them"
+                )));
+            }
+            _ => {
+                return Err(Wrong(format!(
+                    "'{text}' is no address to listen on: give HOST:PORT, such as 127.0.0.1:6660"
+                )));
+            }
         };
         let listen = SocketAddr::new(listen.ip().to_canonical(), listen.port());
         let ms = |name: &str, ms: u64| bounded(name, ms, 1, WAIT_MS_MAX).map(Duration::from_millis);
@@ -137,5 +148,6 @@ fn bounded(name: &str, value: u64, least: u64, most: u64) -> Result<u64, Wrong> 
     if (least..=most).contains(&value) {
         return Ok(value);
     }
+    let name = cli::as_given(name);
     Err(Wrong(format!("{name} {value}: give a number from {least} to {most}")))
 }

@@ -170,7 +170,7 @@ const _: () = assert!((COMMIT_WRITES_MAX * 8 * 1_024) as u64 <= DISK_RESERVE_MIB
 /// How many bytes of rows a compaction writes between two flushes and looks at the free space: bounds what is only in memory.
 pub const COMPACT_FLUSH_BYTES: usize = 1 << 20;
 
-/// How many bytes of a fresh store a byte of a row takes, measured: about two, and more where rows are few.
+/// How many bytes of a fresh store a byte of a row takes, about: two with values of some KiB, three to five with small ones.
 pub const COMPACT_BYTES_PER_ROW_BYTE: u64 = 3;
 
 /// Room that a compaction leaves free: for what is written between two looks, and for the segments of a store with few rows.

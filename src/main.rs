@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use dynarust::cli::{Cli, Command};
+use dynarust::cli::Command;
 use dynarust::config::Config;
 use dynarust::exit::Exit;
 use dynarust::{ask, compact, inspect, logger, node, storage, transfer};
@@ -14,11 +12,14 @@ use dynarust::{ask, compact, inspect, logger, node, storage, transfer};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = dynarust::cli::parse();
     if let Some(command) = cli.command {
         let unforeseen = |why: &String| (Exit::Unforeseen, why.clone());
         return match command {
-            Command::Backup(flags) => end(transfer::backup(&flags).map(|told| println!("{told}")), outside),
+            Command::Backup(flags) => {
+                let tell = |told| if flags.to_stdout() { eprintln!("{told}") } else { println!("{told}") };
+                end(transfer::backup(&flags).map(tell), outside)
+            }
             Command::Compact(flags) => {
                 logger::start();
                 node::end_on_panic();

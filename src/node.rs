@@ -96,7 +96,7 @@ async fn serve(config: Config) -> Result<(), End> {
     let asked = config.clone();
     let open = move || {
         if asked.rejoin_empty {
-            rejoin::make_way(&asked, now_ms(), random())?;
+            rejoin::make_way(&asked, now_ms(), random)?;
         }
         Store::open(&settings, metrics)
     };

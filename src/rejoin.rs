@@ -1,37 +1,49 @@
 //! `--rejoin-empty`: a node whose directory does not open begins anew, under a new id, and takes everything from the others.
 //!
-//! Only a directory that does not open is moved aside, and only when somebody is named to join: a flag that was forgotten in a
-//! unit file must do no harm. Whether it opens is asked in a process of its own, since sled ends the one in which it does not.
+//! Only a directory that does not open is moved aside, and only when a member answers from whom everything can be taken: a
+//! flag that was forgotten in a unit file, or a misspelt address, must do no harm. Whether it opens is asked in a
+//! process of its own, since sled ends the one in which it does not.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::limits::{PEER_ANSWER_MS, RETRY_MS};
+use crate::network;
 use crate::storage::{self, Error, PrivateCopy};
 use crate::time;
 
 /// Moves the data directory aside if it does not open.
-/// What is opened to find out has a `name` that nothing else has.
-pub fn make_way(config: &Config, now_ms: u64, name: u64) -> Result<(), Error> {
+/// Blocks, on a thread of the runtime's that may.
+pub fn make_way(config: &Config, now_ms: u64, random: fn() -> u64) -> Result<(), Error> {
     let dir = &config.data_dir;
     if !storage::was_served(dir) {
         return Ok(());
     }
-    let Some(why) = damage(dir, name)? else {
+    let Some(why) = damage(dir, random())? else {
         log::warn!(
             "--rejoin-empty does nothing: {} opens and is used as it is. Take the flag away",
             dir.display()
         );
         return Ok(());
     };
-    let Some(sponsor) = config.join.first() else {
-        return Err(Error::Refused(format!(
+    let nobody = |because: &str| {
+        Error::Refused(format!(
             "{} does not open: {why}. With --rejoin-empty it would be moved aside, but there is nobody to take everything from: \
-             name a member, as in DynaRust LISTEN JOIN. Nothing was moved",
+             {because}. Nothing was moved",
             dir.display()
-        )));
+        ))
     };
+    if config.join.is_empty() {
+        return Err(nobody("name a member, as in DynaRust LISTEN JOIN"));
+    }
+    let sponsor = tokio::runtime::Handle::current().block_on(sponsor(config, random)).map_err(|whys| {
+        let whys: Vec<String> = whys.iter().map(|(address, why)| format!("{address}: {why}")).collect();
+        nobody(&format!("no member answers ({}); give the JOIN address of one that is up", whys.join("; ")))
+    })?;
     let former = storage::last_tenant(dir);
     let aside = storage::move_aside(dir, &time::text(now_ms).replace(':', ""))?;
     log::warn!("{} does not open: {why}. All of it is in {} now", dir.display(), aside.display());
@@ -50,6 +62,24 @@ pub fn make_way(config: &Config, now_ms: u64, name: u64) -> Result<(), Error> {
          curl -X DELETE{secret} http://{sponsor}/membership/{id}"
     );
     Ok(())
+}
+
+/// The first of those that are named to join who answers as a member; or why none did for long.
+async fn sponsor(config: &Config, random: fn() -> u64) -> Result<&str, BTreeMap<&str, String>> {
+    let mut whys = BTreeMap::new();
+    let asked = async {
+        loop {
+            for address in &config.join {
+                match network::is_member(address, config.secret.clone(), random).await {
+                    Ok(()) => return address.as_str(),
+                    Err(error) => whys.insert(address.as_str(), error.to_string()),
+                };
+            }
+            tokio::time::sleep(Duration::from_millis(RETRY_MS.1)).await;
+        }
+    };
+    let asked = tokio::time::timeout(Duration::from_millis(PEER_ANSWER_MS), asked).await;
+    asked.map_err(|_| whys)
 }
 
 /// Why the directory does not open; `None` when it does. What is no damage is an error.

@@ -27,7 +27,11 @@ impl Told {
             let rate = done as f64 / after.as_secs_f64();
             let left = part.filter(|part| *part > 0.0).map(|part| after.as_secs_f64() * (1.0 - part) / part);
             let left = left.map(|seconds| format!(", about {:.0} s to go", seconds.max(0.0)));
-            format!("{done} {things}, {rate:.0} a second{}", left.unwrap_or_default())
+            format!(
+                "{}, {rate:.0} a second{}",
+                count(done, things.trim_end_matches('s')),
+                left.unwrap_or_default()
+            )
         });
     }
 

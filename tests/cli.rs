@@ -209,6 +209,8 @@ fn wrong_usage_exits_2_and_names_what_is_wrong() {
     for listen in ["nonsense", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", ":6660", ""] {
         refused(here(&[listen]), 2, &[]);
     }
+    let words = ["the host 'no-such-host.invalid' in 'no-such-host.invalid:6660' can't be found"];
+    refused(here(&["no-such-host.invalid:6660"]), 2, &words);
     for (flag, _) in &FLAGS[1..] {
         for value in ["x", "-1", "1.5", "", "99999999999999999999999999"] {
             refused(here(&["127.0.0.1:0", &format!("{flag}={value}")]), 2, &[flag]);
@@ -302,7 +304,13 @@ fn bad_values_in_the_environment_exit_2() {
     for (flag, twin) in &FLAGS[1..] {
         let mut command = Node::command(dir.path(), &[]);
         command.env(twin, "many");
-        refused(command, 2, &[flag]);
+        refused(command, 2, &[flag, &format!("{twin}, which stands for")]);
+        let mut command = Node::command(dir.path(), &["--write-queue=many"]);
+        command.env(twin, "many");
+        refused(command, 2, &["for '--write-queue <N>'"]);
     }
+    let mut command = Node::command(dir.path(), &[]);
+    command.env("DYNARUST_WRITE_QUEUE", "0");
+    refused(command, 2, &["DYNARUST_WRITE_QUEUE, which stands for --write-queue 0: give a number from 1"]);
     assert!(contents(dir.path()).is_empty());
 }

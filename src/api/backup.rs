@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::about;
 use super::app::App;
+use super::keys::Untold;
 use super::problem::Problem;
 use super::request;
 use crate::backup::Collector;
@@ -26,7 +27,7 @@ pub fn backup(app: &Arc<App>, request: &HttpRequest) -> Result<HttpResponse, Pro
     let mut answer = HttpResponse::Ok();
     answer.content_type("application/octet-stream");
     if *request.method() == Method::HEAD {
-        return Ok(answer.finish());
+        return Ok(answer.body(Untold));
     }
     let collector = Collector::new(store.clone(), app.now_ms);
     Ok(answer.streaming(Blocks { app: app.clone(), next: Some(block(collector)), _turn: turn }))

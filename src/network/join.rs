@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
+use super::client::Client;
 use super::error::Error;
-use super::wire::{Join, Joined, Message, Refusal, Reply};
-use super::{House, NOWHERE, Settings, is_concrete};
+use super::wire::{Envelope, Join, Joined, Message, Pulse, Refusal, Reply};
+use super::{House, NOWHERE, Secret, Settings, is_concrete};
 use crate::exit::Exit;
 use crate::limits::{
     JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS,
@@ -206,6 +207,23 @@ fn is_fixed(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok() || address.starts_with("localhost:")
 }
 
+/// Does a member of a cluster answer at this address, who takes this secret? It learns nothing of who asks.
+pub async fn is_member(address: &str, secret: Option<Secret>, random: fn() -> u64) -> Result<(), Error> {
+    let ask = Message::Pulse(NodeId::NOBODY, Pulse::default());
+    let from = NodeId(random().max(1));
+    let envelope =
+        Envelope { cluster: NOWHERE, from, run: random(), now_ms: 0, address: String::new(), body: ask };
+    let limit = Duration::from_millis(PEER_ANSWER_MS);
+    let answer = Client::new(secret)?.ask(address, &envelope, limit).await?;
+    match answer.body {
+        _ if answer.cluster == NOWHERE => Err(Refusal::NotNow("it has left its cluster".into()).into()),
+        // Meant for another one: so it would say to anybody.
+        Reply::Refused(Refusal::OtherNode(_)) => Ok(()),
+        Reply::Refused(refusal) => Err(refusal.into()),
+        _ => Err(Error::Unreadable("it answered something else".into())),
+    }
+}
+
 /// How often a member that says "not now" is asked before the next one is.
 const NOT_NOW_TRIES: u32 = 50;
 
@@ -268,7 +286,13 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 let written = house.enter(answer.from, address).await;
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
-            log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
+            // Whoever took it in is asked again, until others know it as well: that is no news.
+            let joined = Some((answer.cluster, known_as.clone()));
+            let mut said = house.joined.lock().unwrap_or_else(PoisonError::into_inner);
+            if *said != joined {
+                log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
+                *said = joined;
+            }
             Ok(answer.from)
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),

@@ -97,7 +97,11 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         (renewed, strangers) = (true, others.clone());
     }
     if !renewed && house.store.is_out() {
-        log::warn!("this node was evicted, and joins again");
+        // A node writes itself into the membership before it serves.
+        match house.store.published().vv.get(house.store.me()) {
+            0 => log::info!("this node was made of a backup, and joins the cluster of which that is"),
+            _ => log::warn!("this node was evicted, and joins again"),
+        }
         strangers = others.clone();
     } else if !renewed && !strangers.is_empty() && heard == 0 {
         log::warn!("no member that answers knows this node any more: it was evicted, and joins again");

@@ -34,6 +34,7 @@ use actix_web::http::header;
 use tokio::sync::{Semaphore, mpsc};
 
 pub use error::Error;
+pub use join::is_member;
 pub use leave::{Left, Stays};
 pub use routes::{Denied, answer};
 pub use secret::Secret;
@@ -126,6 +127,8 @@ struct House {
     ways: Ways,
     /// Held while the node may come to belong to another cluster.
     adopting: tokio::sync::Mutex<()>,
+    /// The cluster that it was last said to have joined, and under which address.
+    joined: Mutex<Option<(NodeId, String)>>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
     /// Where packets of SWIM go.
@@ -159,6 +162,7 @@ impl Network {
             rivals: Mutex::new(Rivals::default()),
             ways: Ways::default(),
             adopting: tokio::sync::Mutex::new(()),
+            joined: Mutex::new(None),
             sweeper: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),

@@ -34,7 +34,7 @@ use crate::limits::{
 /// What a compaction has come to.
 #[derive(Debug)]
 pub struct Compacted {
-    /// Bytes of the store's files before.
+    /// Bytes of the directory's files before, the ballast too: as `inspect summary` counts them.
     pub before_bytes: u64,
     /// The same after it.
     pub after_bytes: u64,
@@ -72,7 +72,9 @@ pub fn compact(dir: &Path, told: Told) -> Result<Compacted, Error> {
     drop(fresh);
     disk.keep_ballast();
     let after_bytes = if smaller { after_bytes } else { before_bytes };
-    Ok(Compacted { before_bytes, after_bytes, trees: old.sizes })
+    // What is beside the store takes the same before and after.
+    let beside = bytes_of(dir)? - bytes_of(&directory.store())?;
+    Ok(Compacted { before_bytes: before_bytes + beside, after_bytes: after_bytes + beside, trees: old.sizes })
 }
 
 /// All rows of a store.
@@ -306,7 +308,7 @@ fn room_left(dir: &Path) -> Result<(), Error> {
     )))
 }
 
-/// Bytes of all files of a store.
-fn bytes_of(store: &Path) -> Result<u64, Error> {
-    Ok(files(store)?.iter().map(|(_, bytes)| bytes).sum())
+/// Bytes of all files of a store, or of a whole directory.
+fn bytes_of(dir: &Path) -> Result<u64, Error> {
+    Ok(files(dir)?.iter().map(|(_, bytes)| bytes).sum())
 }

@@ -76,6 +76,9 @@ impl Directory {
                 "can't use the data directory {shown}: {e}; give another with --data-dir or mend its permissions"
             ))
         };
+        if !path.join("MANIFEST").exists() {
+            not_within_another(path)?;
+        }
         if !path.exists() {
             make_durable(path).map_err(refuse)?;
         }
@@ -232,6 +235,21 @@ impl Directory {
         file.sync_all()?;
         fs::rename(&next, self.path.join("MANIFEST"))?;
         sync(&self.path)
+    }
+}
+
+/// Refuses to make a directory within another node's, which may be moved aside, replaced or removed as a whole.
+fn not_within_another(path: &Path) -> Result<(), Error> {
+    let whole = std::path::absolute(path).unwrap_or(path.to_owned());
+    let there = whole.ancestors().find_map(|above| above.canonicalize().ok()).unwrap_or_default();
+    let mut above = there.ancestors().skip(usize::from(whole.exists()));
+    match above.find(|above| matches!(read_manifest(above), Ok(Some(_)))) {
+        None => Ok(()),
+        Some(other) => Err(Error::Refused(format!(
+            "{} is within {}, which is a node's data directory: give one beside it with --data-dir",
+            path.display(),
+            other.display()
+        ))),
     }
 }
 

@@ -43,10 +43,15 @@ impl Filling {
         &self.store
     }
 
-    /// From now on the directory is a node's. One that is `alone` is a cluster of its own. Blocks.
-    pub fn finish(self, alone: bool) -> Result<Published, Error> {
+    /// From now on the directory is a node's. One that is `alone` is a cluster of its own. When it is to `stop` before that, what
+    /// was made goes, and there is nothing. Blocks.
+    pub fn finish(self, alone: bool, stop: &dyn Fn() -> bool) -> Result<Option<Published>, Error> {
         let Filling { store, directory, made } = self;
-        finish(store, alone).inspect_err(|_| clear_away(&directory, made))
+        let done = finish(store, alone, stop);
+        if !matches!(done, Ok(Some(_))) {
+            clear_away(&directory, made);
+        }
+        done
     }
 
     /// It comes to nothing: what was made goes.
@@ -57,18 +62,21 @@ impl Filling {
     }
 }
 
-fn finish(store: Store, alone: bool) -> Result<Published, Error> {
+fn finish(store: Store, alone: bool, stop: &dyn Fn() -> bool) -> Result<Option<Published>, Error> {
     store.close();
     let published = store.published();
     let inner = Arc::into_inner(store.0);
     let mut inner = inner.ok_or_else(|| Error::Failed("something still uses the new store".into()))?;
     if alone {
-        own(&inner)?;
+        own(&inner, stop)?;
     }
     inner.trees.db.flush()?;
+    if stop() {
+        return Ok(None);
+    }
     inner.directory.sync_names()?;
     inner.directory.ready()?;
-    Ok(Published::clone(&published))
+    Ok(Some(Published::clone(&published)))
 }
 
 /// Removes what was made in a directory that was never served; `made`: and the directory. What is somebody's stays: what was
@@ -97,8 +105,8 @@ fn clear_away(dir: &Path, made: bool) {
     }
 }
 
-/// All versions get names of this node's; nothing else is known to it.
-fn own(inner: &Inner) -> Result<(), Error> {
+/// All versions get names of this node's; nothing else is known to it. It may stop in the middle.
+fn own(inner: &Inner, stop: &dyn Fn() -> bool) -> Result<(), Error> {
     let (trees, me) = (&inner.trees, NodeId(inner.trees.id(meta::NODE)?));
     let clock = trees.summary()?.clock;
     let (mut after, mut last, mut totals): (Bound, u64, Totals) = (None, 0, Totals::default());
@@ -113,6 +121,9 @@ fn own(inner: &Inner) -> Result<(), Error> {
             };
             totals.add(kind, &key, entry.dots());
             trees.put_entry(kind, &key, entry)?;
+        }
+        if stop() {
+            return Ok(());
         }
         if end {
             break;

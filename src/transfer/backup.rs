@@ -1,34 +1,76 @@
-//! `DynaRust backup`: a running node's backup into a file.
+//! `DynaRust backup`: a running node's backup into a file, or to stdout, where nothing can be taken back: there the exit code
+//! tells whether it is whole.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use reqwest::Response;
 use tokio::runtime::Runtime;
 
-use super::{Error, address, client, detail, no_address, runtime, told};
+use super::{Error, address, client, detail, no_address, runtime, stdout_is_read, told};
 use crate::backup::{Block, Broken, End, Reader};
 use crate::cli::Backup;
 use crate::limits::BACKUP_SYNC_BYTES;
 use crate::part::Part;
 use crate::time;
-use crate::told::Told;
+use crate::told::{Told, count};
 
 /// Fetches a backup into a file that is not there yet, and comes back with what is told of it.
 pub fn backup(flags: &Backup) -> Result<String, Error> {
     let node = address(&flags.node).ok_or_else(|| no_address(&flags.node))?;
-    let shown = flags.output.display();
+    let shown = if flags.to_stdout() { Path::new("stdout") } else { &flags.output }.display();
     let failed = |e: io::Error| Error::File(format!("can't write {shown}: {e}"));
-    let part = Part::begin(&flags.output).map_err(failed)?;
+    let to = To::begin(flags).map_err(failed)?;
     let url = format!("http://{node}/backup");
-    let mut download = Download::begin(url, part.file(), part.as_yet())?;
+    let mut download = Download::begin(url, &to)?;
     let proven = proven(&mut download);
     // It breaks off where nothing more comes, or nothing more can be written.
     let broken = |why| download.failed.take().unwrap_or_else(|| Error::Broken(download.url.clone(), why));
     let (bytes, End { keys, ended_ms, .. }) = proven.map_err(broken)?;
-    part.finish().map_err(failed)?;
-    Ok(format!("{shown}: {keys} keys in {bytes} bytes, as of {}", time::text(ended_ms)))
+    if let To::File(part) = to {
+        part.finish().map_err(failed)?;
+    }
+    Ok(format!("{shown}: {} in {bytes} bytes, as of {}", count(keys, "key"), time::text(ended_ms)))
+}
+
+/// Where it goes.
+enum To {
+    File(Part),
+    Stdout(File),
+}
+
+impl To {
+    fn begin(flags: &Backup) -> io::Result<To> {
+        if !flags.to_stdout() {
+            return Part::begin(&flags.output).map(To::File);
+        }
+        stdout_is_read()?;
+        Ok(To::Stdout(io::stdout().as_fd().try_clone_to_owned()?.into()))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            To::File(part) => part.as_yet(),
+            To::Stdout(_) => Path::new("stdout"),
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            To::File(part) => part.file().write_all(bytes),
+            To::Stdout(pipe) => (&*pipe).write_all(bytes),
+        }
+    }
+
+    /// A pipe has no disk.
+    fn sync(&self) -> io::Result<()> {
+        match self {
+            To::File(part) => part.file().sync_data(),
+            To::Stdout(_) => Ok(()),
+        }
+    }
 }
 
 /// Reads all of a backup; how long it is and what it says at its end.
@@ -54,15 +96,14 @@ struct Download<'a> {
     answer: Response,
     /// What came last and how much of it was read.
     came: (Vec<u8>, usize),
-    to: &'a File,
-    path: &'a Path,
+    to: &'a To,
     /// Bytes that may not be on the disk yet.
     unsynced: usize,
     failed: Option<Error>,
 }
 
 impl<'a> Download<'a> {
-    fn begin(url: String, to: &'a File, path: &'a Path) -> Result<Download<'a>, Error> {
+    fn begin(url: String, to: &'a To) -> Result<Download<'a>, Error> {
         let runtime = runtime()?;
         let lost = |e: reqwest::Error| Error::Node(format!("{url}: {}", told(&e)));
         let client = client()?;
@@ -72,7 +113,7 @@ impl<'a> Download<'a> {
             let (status, body) = (answer.status(), runtime.block_on(answer.bytes()).map_err(lost)?);
             return Err(Error::Node(format!("{url} answers {status}: {}", detail(&body))));
         }
-        Ok(Download { runtime, url, answer, came: (Vec::new(), 0), to, path, unsynced: 0, failed: None })
+        Ok(Download { runtime, url, answer, came: (Vec::new(), 0), to, unsynced: 0, failed: None })
     }
 
     fn more(&mut self) -> Result<(), Error> {
@@ -87,11 +128,11 @@ impl<'a> Download<'a> {
             }
         });
         let came = next.map_err(lost)?.unwrap_or_default();
-        let failed = |e: io::Error| Error::File(format!("can't write {}: {e}", self.path.display()));
-        self.to.write_all(&came).map_err(failed)?;
+        let failed = |e: io::Error| Error::File(format!("can't write {}: {e}", self.to.path().display()));
+        self.to.write(&came).map_err(failed)?;
         self.unsynced += came.len();
         if self.unsynced > BACKUP_SYNC_BYTES {
-            self.to.sync_data().map_err(failed)?;
+            self.to.sync().map_err(failed)?;
             self.unsynced = 0;
         }
         self.came = (came.into(), 0);

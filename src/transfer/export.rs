@@ -9,17 +9,22 @@ use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 
 use super::retry::Retry;
-use super::{Error, address, client, detail, no_address, told, wait};
+use super::{Error, address, client, detail, no_address, stdout_is_read, told, wait};
 use crate::api::{line, listed};
+use crate::ask;
 use crate::cli::Export;
 use crate::exit::Exit;
 use crate::limits::LINE_BYTES_MAX;
 use crate::replica::{Kind, Value};
 use crate::storage::{self, Offline};
-use crate::told::Told;
+use crate::told::{Told, count};
 
 /// Writes them; what came of it. A private copy of a directory has a `name` that nothing else has.
 pub fn export(flags: &Export, now_ms: u64, name: u64) -> Result<String, Error> {
+    if flags.from.is_empty() {
+        return Err(Error::Usage("nothing is named to export: give HOST:PORT, or a data directory".into()));
+    }
+    stdout_is_read().map_err(Error::Output)?;
     let mut sink = Sink {
         to: BufWriter::with_capacity(SINK_BYTES, io::stdout().lock()),
         keys: 0,
@@ -34,9 +39,9 @@ pub fn export(flags: &Export, now_ms: u64, name: u64) -> Result<String, Error> {
     };
     // What is whole is worth having, however it ended.
     let flushed = sink.to.flush().map_err(Error::Output);
-    let keys = sink.keys;
+    let (keys, written) = (sink.keys, count(sink.keys, "key"));
     match done.and(flushed) {
-        Ok(()) => Ok(format!("{keys} keys, all of them")),
+        Ok(()) => Ok(format!("{}, all of them", count(keys, "key"))),
         // Who reads the first lines only has seen enough.
         Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok("the reader has seen enough".into()),
         Err(Error::Output(e)) => Err(Error::Output(e).part(
@@ -45,8 +50,8 @@ pub fn export(flags: &Export, now_ms: u64, name: u64) -> Result<String, Error> {
         )),
         Err(why) if keys == 0 => Err(why),
         Err(why) => Err(why.part(match sink.last_key().filter(|key| !key.contains(['\'', '\n', '\r', '\0'])) {
-            Some(key) => format!("{keys} keys were written, not all: go on with --after '{key}'"),
-            None => format!("{keys} keys were written, not all: go on with --after and the key of the last line"),
+            Some(key) => format!("not all was written: {written}; go on with --after '{key}'"),
+            None => format!("not all was written: {written}; go on with --after and the key of the last line"),
         })),
     }
 }
@@ -92,7 +97,13 @@ fn of_directory(flags: &Export, now_ms: u64, name: u64, sink: &mut Sink) -> Resu
     let work_dir = flags.work_dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut told = Told::new("copying");
     let copied = &mut |done, of| told.copied(done, of);
-    let store = Offline::open(Path::new(&flags.from), (&work_dir, name), copied)?;
+    let opened = Offline::open(Path::new(&flags.from), (&work_dir, name), copied);
+    let store = opened.map_err(|error| match ask::written(Path::new(&flags.from)) {
+        Ok(address) => storage::Error::Refused(format!(
+            "{error}; or export what the node has: DynaRust export {address}"
+        )),
+        Err(_) => error,
+    })?;
     if flags.prefix.is_empty() && flags.after.is_none() {
         sink.of = Some(store.about()?.summary.totals.keys);
     }
@@ -126,7 +137,7 @@ async fn of_node(flags: &Export, node: &str, sink: &mut Sink<'_>) -> Result<(), 
     }
     let mut retry = Retry::new(flags.retry_seconds);
     let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let mut after = flags.after.clone();
+    let (mut after, mut said) = (flags.after.clone(), String::new());
     loop {
         let mut url = format!("http://{node}/keys?prefix={}", encoded(&flags.prefix));
         if let Some(after) = &after {
@@ -143,7 +154,12 @@ async fn of_node(flags: &Export, node: &str, sink: &mut Sink<'_>) -> Result<(), 
             after = Some(sink.last_key().ok_or_else(unreadable)?);
             retry.succeed();
         }
-        sink.told.note(&format!("{why}; after {} keys", sink.keys));
+        let note = format!("{why}, after {}; trying again", count(sink.keys, "key"));
+        if note != said {
+            // Once, until it changes.
+            sink.told.note(&note);
+            said = note;
+        }
         if !retry.again().await {
             return Err(Error::Node(format!("{why}, for {} s", flags.retry_seconds)));
         }

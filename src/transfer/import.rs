@@ -17,16 +17,17 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::lane::{Counts, Job, Lane, Order};
+use super::interrupts::Interrupts;
+use super::lane::{Counts, Job, Lane, Order, Stop};
 use super::{Error, address, line, no_address, wait};
 use crate::cli::{Format, Import};
 use crate::limits::{BAD_LINES_TOLD, IMPORT_BYTES_MAX, IMPORT_WAITING_LINES, LINE_BYTES_MAX, NOTE_PAUSE_MS};
-use crate::told::Told;
+use crate::told::{Told, count};
 
 /// Imports them; what came of it.
 pub fn import(flags: &Import, now_ms: fn() -> u64) -> Result<String, Error> {
     let node = address(&flags.node).ok_or_else(|| no_address(&flags.node))?;
-    let (input, bytes) = input(flags.file.as_deref())?;
+    let input = Input::open(flags.file.as_deref(), &flags.node)?;
     let order = Order {
         node,
         if_absent: flags.if_absent,
@@ -35,11 +36,15 @@ pub fn import(flags: &Import, now_ms: fn() -> u64) -> Result<String, Error> {
         now_ms,
     };
     let shared = Arc::new(Shared::new(flags.from_line));
-    let done = wait(run(flags, Arc::new(order), (input, bytes), &shared));
+    let done = wait(run(flags, Arc::new(order), input, &shared));
     let (told, bad) = (shared.summary(flags), shared.bad.load(Ordering::Relaxed));
     match done {
-        Ok(()) if bad > 0 => Err(Error::Findings(format!("{bad} lines are wrong; {told}"))),
+        Ok(()) if bad > 0 => {
+            let are = if bad == 1 { "is" } else { "are" };
+            Err(Error::Findings(format!("{} {are} wrong; {told}", count(bad, "line"))))
+        }
         Ok(()) => Ok(told),
+        Err(why @ Error::Beyond { .. }) => Err(why),
         Err(why) if flags.dry_run => Err(why.part(told)),
         Err(why) => {
             let through = shared.ledger().through;
@@ -50,20 +55,36 @@ pub fn import(flags: &Import, now_ms: fn() -> u64) -> Result<String, Error> {
     }
 }
 
-/// The file or stdin, and how many bytes of it are to come, when that is known.
-fn input(file: Option<&Path>) -> Result<(File, Option<u64>), Error> {
-    let file = file.filter(|file| *file != Path::new("-"));
-    let shown = file.map_or("stdin".into(), |file| file.display().to_string());
-    let open = || {
-        let mut input = match file {
-            Some(file) => File::open(file)?,
-            None => File::from(io::stdin().as_fd().try_clone_to_owned()?),
+/// Where the lines come from.
+struct Input {
+    file: File,
+    shown: String,
+    /// How many are to come, when that is known.
+    bytes: Option<u64>,
+}
+
+impl Input {
+    /// The file or stdin.
+    fn open(file: Option<&Path>, node: &str) -> Result<Input, Error> {
+        let path = file.filter(|file| *file != Path::new("-"));
+        let shown = path.map_or("stdin".into(), |path| path.display().to_string());
+        let open = || {
+            let mut file = match path {
+                Some(path) => File::open(path)?,
+                None => File::from(io::stdin().as_fd().try_clone_to_owned()?),
+            };
+            let about = file.metadata()?;
+            let here = if about.is_file() { Some(file.stream_position()?) } else { None };
+            Ok((file, about.is_dir(), here.map(|here| about.len().saturating_sub(here))))
         };
-        let about = input.metadata()?;
-        let here = if about.is_file() { Some(input.stream_position()?) } else { None };
-        Ok((input, here.map(|here| about.len().saturating_sub(here))))
-    };
-    open().map_err(|e: io::Error| Error::Input(format!("{shown}: {e}")))
+        let (file, is_dir, bytes) = open().map_err(|e: io::Error| Error::Input(format!("{shown}: {e}")))?;
+        if is_dir {
+            return Err(Error::Input(format!(
+                "{shown}: it is a directory; if it is a data directory: DynaRust export {shown} | DynaRust import {node}"
+            )));
+        }
+        Ok(Input { file, shown, bytes })
+    }
 }
 
 /// What the reading thread, the lanes and the one who waits for them share.
@@ -74,6 +95,8 @@ struct Shared {
     bad: AtomicU64,
     /// Bytes of the file that were read.
     read: AtomicU64,
+    /// Lines that were read.
+    lines: AtomicU64,
     /// No further line is to be dealt out.
     stop: AtomicBool,
     noted: Mutex<Option<Instant>>,
@@ -96,9 +119,9 @@ impl Ledger {
         }
     }
 
-    /// How many lines are done.
-    fn lines(&self) -> u64 {
-        self.through + 1 - self.first + self.beyond.len() as u64
+    /// How many lines are done before the first that is not: who goes on behind them misses none.
+    fn in_order(&self) -> u64 {
+        self.through + 1 - self.first
     }
 }
 
@@ -109,6 +132,7 @@ impl Shared {
             counts: Arc::default(),
             bad: AtomicU64::new(0),
             read: AtomicU64::new(0),
+            lines: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             noted: Mutex::new(None),
         }
@@ -127,15 +151,29 @@ impl Shared {
         }
     }
 
+    /// How many lines are done, and which part of those that there are, of so many bytes.
+    fn progress(&self, bytes: Option<u64>) -> (u64, Option<f64>) {
+        let (done, through) = {
+            let ledger = self.ledger();
+            (ledger.in_order(), ledger.through)
+        };
+        let (read, lines) = (self.read.load(Ordering::Relaxed), self.lines.load(Ordering::Relaxed));
+        let part = bytes.filter(|_| done > 0 && read > 0).map(|bytes| {
+            let all = lines as f64 * bytes as f64 / read as f64;
+            done as f64 / (done as f64 + (all - through as f64).max(0.0))
+        });
+        (done, part)
+    }
+
     fn summary(&self, flags: &Import) -> String {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let Counts { new, replaced, present, expired } = &*self.counts;
-        let (new, replaced, present, expired) = (count(new), count(replaced), count(present), count(expired));
+        let (new, replaced, present, expired) = (of(new), of(replaced), of(present), of(expired));
         let written = if flags.dry_run { "would be written" } else { "written" };
         let dry = if flags.dry_run { "nothing was written: " } else { "" };
         format!(
-            "{dry}{} keys {written} ({new} new, {replaced} replaced), {present} left as they were, {expired} expired",
-            new + replaced
+            "{dry}{} {written} ({new} new, {replaced} replaced), {present} left as they were, {expired} expired",
+            count(new + replaced, "key")
         )
     }
 }
@@ -143,10 +181,11 @@ impl Shared {
 async fn run(
     flags: &Import,
     order: Arc<Order>,
-    (input, bytes): (File, Option<u64>),
+    Input { file, shown, bytes }: Input,
     shared: &Arc<Shared>,
 ) -> Result<(), Error> {
-    let (stop, stopped) = watch::channel(false);
+    let mut interrupts = Interrupts::watch()?;
+    let (stop, stopped) = watch::channel(Stop::No);
     let (mut lanes, mut senders) = (JoinSet::new(), Vec::new());
     for _ in 0..flags.connections {
         let (sender, jobs) = mpsc::channel(IMPORT_WAITING_LINES);
@@ -161,6 +200,7 @@ async fn run(
     let reader = Reader {
         format: flags.format,
         first: flags.from_line,
+        shown: shown.clone(),
         dry_run: flags.dry_run,
         lanes: senders,
         room: Arc::new(Semaphore::new(IMPORT_BYTES_MAX)),
@@ -170,11 +210,11 @@ async fn run(
     let (tell, read) = oneshot::channel();
     std::thread::Builder::new()
         .name("reader".into())
-        .spawn(move || tell.send(reader.run(BufReader::with_capacity(READ_BYTES, input))))
-        .map_err(|e| Error::Input(format!("the lines: {e}")))?;
+        .spawn(move || tell.send(reader.run(BufReader::with_capacity(READ_BYTES, file))))
+        .map_err(|e| Error::Input(format!("{shown}: {e}")))?;
     let mut failed: Option<Error> = None;
     let mut told = Told::new(if flags.dry_run { "checking" } else { "importing" });
-    let mut tick = tokio::time::interval(Duration::from_millis(250));
+    let (mut asked, mut tick) = (0, tokio::time::interval(Duration::from_millis(250)));
     loop {
         tokio::select! {
             ended = lanes.join_next() => match ended {
@@ -183,33 +223,55 @@ async fn run(
                 Some(Ok(Err(error))) => {
                     // Those that wait already are finished, so that the end is a clean one.
                     shared.stop.store(true, Ordering::Relaxed);
-                    stop.send_replace(true);
+                    stop.send_if_modified(|stop| {
+                        let goes_on = *stop == Stop::No;
+                        *stop = if goes_on { Stop::WhenDone } else { *stop };
+                        goes_on
+                    });
                     failed = Some(first(failed, error));
                 }
                 Some(Err(e)) => failed = Some(Error::Node(format!("a connection's task ended: {e}"))),
             },
+            () = interrupts.beyond(asked) => {
+                asked = interrupts.count();
+                failed = Some(failed.unwrap_or(Error::Interrupted));
+                if asked > 1 {
+                    break;
+                }
+                shared.stop.store(true, Ordering::Relaxed);
+                stop.send_replace(Stop::Soon);
+                told.note("interrupted: finishing the lines that are under way; a second time ends it at once");
+            }
             _ = tick.tick() => {
-                let part = bytes.map(|of| shared.read.load(Ordering::Relaxed) as f64 / of.max(1) as f64);
-                told.counted(shared.ledger().lines(), "lines", part);
+                let (lines, part) = shared.progress(bytes);
+                told.counted(lines, "lines", part);
             }
         }
     }
     match failed {
         // The reader may wait for a pipe that says nothing more; it ends with the process.
         Some(error) => Err(error),
-        None => read.await.unwrap_or_else(|_| Err(Error::Input("the lines: their thread ended".into()))),
+        None => {
+            let lines =
+                read.await.unwrap_or_else(|_| Err(Error::Input(format!("{shown}: its thread ended"))))?;
+            match flags.from_line > lines + 1 {
+                true => Err(Error::Beyond { shown, lines, from: flags.from_line }),
+                false => Ok(()),
+            }
+        }
     }
 }
 
 /// Bytes that are read from the file at a time.
 const READ_BYTES: usize = 256 << 10;
 
-/// Of two lines that failed, the one that stands before the other.
+/// Of two lines that failed, the one that stands before the other; what fails as it is interrupted does so because of that.
 fn first(one: Option<Error>, other: Error) -> Error {
     match (one, other) {
         (Some(Error::Line { number, what }), Error::Line { number: later, .. }) if number < later => {
             Error::Line { number, what }
         }
+        (Some(Error::Interrupted), _) => Error::Interrupted,
         (_, other) => other,
     }
 }
@@ -218,6 +280,7 @@ fn first(one: Option<Error>, other: Error) -> Error {
 struct Reader {
     format: Format,
     first: u64,
+    shown: String,
     dry_run: bool,
     lanes: Vec<mpsc::Sender<Job>>,
     room: Arc<Semaphore>,
@@ -226,17 +289,20 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(self, mut input: impl BufRead) -> Result<(), Error> {
-        let mut text = Vec::new();
-        for number in 1.. {
+    /// How many lines there are, unless it was told to stop.
+    fn run(self, mut input: impl BufRead) -> Result<u64, Error> {
+        let (mut text, mut number) = (Vec::new(), 0);
+        loop {
+            number += 1;
             text.clear();
             let most = LINE_BYTES_MAX as u64 + 1;
             let bytes = input.by_ref().take(most).read_until(b'\n', &mut text);
-            let bytes = bytes.map_err(|e| Error::Input(format!("line {number}: {e}")))?;
+            let bytes = bytes.map_err(|e| Error::Input(format!("line {number} of {}: {e}", self.shown)))?;
             self.shared.read.fetch_add(bytes as u64, Ordering::Relaxed);
             if bytes == 0 || self.shared.stop.load(Ordering::Relaxed) {
-                break;
+                return Ok(number - 1);
             }
+            self.shared.lines.store(number, Ordering::Relaxed);
             if bytes as u64 == most {
                 let what = format!("it is longer than {LINE_BYTES_MAX} bytes");
                 return Err(Error::Line { number, what });
@@ -249,14 +315,13 @@ impl Reader {
                 Ok(None) => self.shared.ledger().done(number),
                 Ok(Some(line)) => {
                     if !self.deal(number, line) {
-                        break;
+                        return Ok(number);
                     }
                 }
                 Err(what) if self.dry_run => self.find(number, &what),
                 Err(what) => return Err(Error::Line { number, what }),
             }
         }
-        Ok(())
     }
 
     /// Hands a line to its lane; `false` when that has ended.
@@ -287,10 +352,10 @@ mod tests {
     #[test]
     fn lines_are_done_up_to_the_first_that_is_not() {
         let shared = Shared::new(5);
-        for (number, through, lines) in [(6, 4, 1), (8, 4, 2), (5, 6, 3), (7, 8, 4)] {
+        for (number, through, lines) in [(6, 4, 0), (8, 4, 0), (5, 6, 2), (7, 8, 4)] {
             let mut ledger = shared.ledger();
             ledger.done(number);
-            assert_eq!((ledger.through, ledger.lines()), (through, lines), "{number}");
+            assert_eq!((ledger.through, ledger.in_order()), (through, lines), "{number}");
         }
     }
 

@@ -36,6 +36,17 @@ pub struct Order {
     pub now_ms: fn() -> u64,
 }
 
+/// What the lanes are to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Go on.
+    No,
+    /// Finish what waits, so that the end is a clean one.
+    WhenDone,
+    /// The same, and try nothing again.
+    Soon,
+}
+
 /// What came of the lines.
 #[derive(Default)]
 pub struct Counts {
@@ -68,7 +79,7 @@ impl Lane {
     pub async fn run(
         mut self,
         mut jobs: mpsc::Receiver<Job>,
-        mut stop: watch::Receiver<bool>,
+        mut stop: watch::Receiver<Stop>,
         counts: Arc<Counts>,
         done: impl Fn(u64, Option<&str>),
     ) -> Result<(), Error> {
@@ -76,12 +87,12 @@ impl Lane {
             let job = tokio::select! {
                 biased;
                 job = jobs.recv() => job,
-                _ = stop.wait_for(|stop| *stop) => jobs.try_recv().ok(),
+                _ = stop.wait_for(|stop| *stop != Stop::No) => jobs.try_recv().ok(),
             };
             let Some(job) = job else { return Ok(()) };
             let failed = |what: String| Error::Line { number: job.number, what };
             let told = |why: &str| done(job.number, Some(why));
-            let counter = self.deliver(&job.line, &counts, told).await.map_err(failed)?;
+            let counter = self.deliver((&job.line, &mut stop), &counts, told).await.map_err(failed)?;
             counter.fetch_add(1, Ordering::Relaxed);
             done(job.number, None);
         }
@@ -90,7 +101,7 @@ impl Lane {
     /// Writes one, however often that has to be tried; where it counts. `Err` says why it can't be.
     async fn deliver<'a>(
         &mut self,
-        line: &Line,
+        (line, stop): (&Line, &mut watch::Receiver<Stop>),
         counts: &'a Counts,
         told: impl Fn(&str),
     ) -> Result<&'a AtomicU64, String> {
@@ -112,7 +123,11 @@ impl Lane {
             };
             let why = format!("{}: {why}", self.order.node);
             told(&why);
-            if !self.retry.again().await {
+            let again = tokio::select! {
+                again = self.retry.again() => again,
+                _ = stop.wait_for(|stop| *stop == Stop::Soon) => false,
+            };
+            if !again {
                 return Err(format!("{why}, for {} s", self.order.retry_seconds));
             }
         }

@@ -6,6 +6,7 @@
 //! | `value` | any JSON, kept as it is written |
 //! | `expires_at`, `ttl_seconds` | one of them at most: a time of RFC 3339, or seconds from the import on; null is none |
 //! | `version`, `updated_at`, `origin`, `conflicts` | read by people and programs, not by an import |
+//! | `stale`, `incomplete` | refused: salvage marks so what somebody should look at |
 //!
 //! Another member is a fault: a misspelt one must not do nothing in silence.
 
@@ -101,6 +102,8 @@ fn object(line: &[u8]) -> Result<Line, String> {
                 _ => return wrong(&format!("a number above 0 and up to {TTL_SECONDS_MAX}")),
             },
             "version" | "updated_at" | "origin" | "conflicts" => {}
+            "stale" => return Err(STALE.into()),
+            "incomplete" => return Err(INCOMPLETE.into()),
             _ => {
                 return Err(format!(
                     "unknown member {name:?}: a line is {{\"key\": …, \"value\": …, \"expires_at\"?: … or \"ttl_seconds\"?: …}}"
@@ -112,6 +115,14 @@ fn object(line: &[u8]) -> Result<Line, String> {
     let value = value.ok_or("the member \"value\" is missing")?;
     Ok(Line { key, value, life })
 }
+
+/// What salvage says of a line.
+const STALE: &str = "\"stale\" is a mark of salvage: something newer than this value may be lost, or is. Look at it; take the \
+mark off what is to be written all the same, as with jq -c 'del(.stale)'";
+
+/// The same of one without a value.
+const INCOMPLETE: &str = "\"incomplete\" is a mark of salvage: pieces of the value are lost, and there is nothing to write. \
+Leave the line out, as with jq -c 'select(.incomplete | not)'";
 
 /// Of the first DynaRust: what stands behind the first `=` is what a client had sent as the body of a PUT, and neither
 /// side has the white space around it. `{"value": …}` meant then what it means now; any other text is a string.
@@ -176,6 +187,8 @@ mod tests {
             (r#"{"key":1,"value":1}"#, "key is 1: it should be a string"),
             (r#"{"key":"","value":1}"#, "a key has 1 to 1024 bytes, this one has 0"),
             (r#"{"key":"k","value":1,"ttl":5}"#, "unknown member \"ttl\""),
+            (r#"{"key":"k","value":1,"stale":"possible"}"#, "jq -c 'del(.stale)'"),
+            (r#"{"key":"k","incomplete":{}}"#, "jq -c 'select(.incomplete | not)'"),
             (r#"{"key":"k","value":1,"ttl_seconds":0}"#, "ttl_seconds is 0"),
             (r#"{"key":"k","value":1,"expires_at":"soon"}"#, "expires_at is \"soon\""),
             (r#"{"key":"k","value":1,"expires_at":5}"#, "a time such as"),

@@ -11,6 +11,7 @@ mod backup;
 mod connection;
 mod export;
 mod import;
+mod interrupts;
 mod lane;
 mod line;
 mod restore;
@@ -22,6 +23,7 @@ pub use import::import;
 pub use restore::restore;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -30,6 +32,7 @@ use crate::backup::Broken;
 use crate::exit::Exit;
 use crate::limits::{PEER_CONNECT_MS, SILENCE_MS};
 use crate::storage;
+use crate::told::count;
 
 /// Why not everything was done.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +77,19 @@ pub enum Error {
     /// A dry run has found lines that would not be written.
     #[error("{0}")]
     Findings(String),
+    /// There are not so many lines.
+    #[error("--from-line {from}: {shown} has {}, so there is nothing to go on with", count(*.lines, "line"))]
+    Beyond {
+        /// The file.
+        shown: String,
+        /// How many there are.
+        lines: u64,
+        /// Where it was to begin.
+        from: u64,
+    },
+    /// A signal asked it to end.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl Error {
@@ -132,6 +148,22 @@ fn client() -> Result<reqwest::Client, Error> {
 fn told(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Refuses a stdout that nobody reads. One that was closed when the process began is /dev/null by now, open for both ways as no
+/// shell opens it.
+fn stdout_is_read() -> io::Result<()> {
+    use rustix::fs::{OFlags, fcntl_getfl, fstat};
+    let (stdout, null) = (io::stdout(), std::fs::metadata("/dev/null"));
+    let known = fstat(&stdout).and_then(|about| Ok((about.st_rdev, fcntl_getfl(&stdout)? & OFlags::ACCMODE)));
+    let unread = match (known, null) {
+        (Ok((device, mode)), Ok(null)) => device == null.rdev() && mode == OFlags::RDWR,
+        (known, _) => known.is_err(),
+    };
+    match unread {
+        true => Err(io::Error::other("stdout is closed: give it a file or a pipe")),
+        false => Ok(()),
+    }
 }
 
 /// Does the work of a command, which waits for nodes.

@@ -6,6 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
+use super::interrupts::Interrupts;
 use super::{Error, wait};
 use crate::backup::{Block, Broken, End, Head, Reader};
 use crate::cli::Restore;
@@ -16,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::replica::NodeId;
 use crate::storage::{self, Filling, Parcel, Rejection, Settings, Store};
 use crate::time;
+use crate::told::{bytes, count};
 
 /// Read at a time from a file.
 const READ_BYTES: usize = 1 << 20;
@@ -24,7 +28,7 @@ const READ_BYTES: usize = 1 << 20;
 pub fn restore(flags: &Restore, now_ms: fn() -> u64, random: fn() -> u64) -> Result<String, Error> {
     let name = flags.file.display().to_string();
     let broken = |why: Broken| Error::Broken(name.clone(), why);
-    let from: Box<dyn Read> = match flags.file.as_os_str() == "-" {
+    let from: Box<dyn Read + Send> = match flags.file.as_os_str() == "-" {
         true => Box::new(io::stdin()),
         false => Box::new(File::open(&flags.file).map_err(|e| broken(e.into()))?),
     };
@@ -50,18 +54,25 @@ pub fn restore(flags: &Restore, now_ms: fn() -> u64, random: fn() -> u64) -> Res
         now_ms,
         random,
     };
+    let mut interrupts = Interrupts::watch()?;
+    let mut blocks = Blocks { from: read_on(reader)?, name };
     let filling = Filling::begin(&settings, Arc::new(Metrics::default()))?;
     let me = filling.store().me();
-    let next = &mut || reader.block().map_err(broken);
-    let filled = wait(fill(filling.store(), &head, flags.into_cluster, next));
+    let filled = wait(async {
+        tokio::select! {
+            () = interrupts.beyond(0) => Err(Error::Interrupted),
+            filled = fill(filling.store(), &head, flags.into_cluster, &mut blocks) => filled,
+        }
+    });
+    let nothing = || Error::Interrupted.part(format!("nothing was made in {}", flags.data_dir.display()));
     let end = match filled {
         Ok(end) => end,
         Err(error) => {
             filling.give_up();
-            return Err(error);
+            return Err(if matches!(error, Error::Interrupted) { nothing() } else { error });
         }
     };
-    let held = filling.finish(!flags.into_cluster)?;
+    let held = filling.finish(!flags.into_cluster, &|| interrupts.count() > 0)?.ok_or_else(nothing)?;
     let differs = held.totals.digest != end.digest || held.vv != end.vv;
     let doubt = match differs {
         false => String::new(),
@@ -80,21 +91,53 @@ fn summary(dir: &Path, me: NodeId, head: &Head, end: &End, into_cluster: bool) -
         false => "it is a cluster of its own".to_owned(),
         true => format!("when it is started it joins cluster {} again", head.cluster),
     };
-    format!("{dir}: {} keys of node {}, as of {at}; node {me} holds them, and {next}", end.keys, head.node)
+    format!(
+        "{dir}: {} of node {}, as of {at}; node {me} holds them, and {next}",
+        count(end.keys, "key"),
+        head.node
+    )
+}
+
+/// What comes of a backup, and what it is called.
+struct Blocks {
+    from: mpsc::Receiver<Result<Option<Block>, Broken>>,
+    name: String,
+}
+
+impl Blocks {
+    async fn next(&mut self) -> Result<Option<Block>, Error> {
+        let next = self.from.recv().await.unwrap_or(Ok(None));
+        next.map_err(|why| Error::Broken(self.name.clone(), why))
+    }
+}
+
+/// Reads the rest on a thread of its own: what is interrupted must not wait for a pipe that says nothing.
+fn read_on(
+    mut reader: Reader<impl Read + Send + 'static>,
+) -> Result<mpsc::Receiver<Result<Option<Block>, Broken>>, Error> {
+    let (to, blocks) = mpsc::channel(1);
+    let read = move || {
+        loop {
+            let next = reader.block();
+            let last = !matches!(next, Ok(Some(_)));
+            if to.blocking_send(next).is_err() || last {
+                break;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("reader".into()).spawn(read);
+    thread.map_err(|e| Error::Input(format!("the backup: {e}")))?;
+    Ok(blocks)
 }
 
 /// Takes in what comes, up to the end.
-async fn fill(
-    store: &Store,
-    head: &Head,
-    into_cluster: bool,
-    next: &mut dyn FnMut() -> Result<Option<Block>, Error>,
-) -> Result<End, Error> {
+async fn fill(store: &Store, head: &Head, into_cluster: bool, blocks: &mut Blocks) -> Result<End, Error> {
+    let not_taken = |why| not_taken(store, head, why);
     if into_cluster {
         store.adopt(head.cluster).await.map_err(not_taken)?;
     }
     let mut end = None;
-    while let Some(block) = next()? {
+    while let Some(block) = blocks.next().await? {
         let parcel = match block {
             // The reader lets it stand nowhere else than at the beginning.
             Block::Head(_) => continue,
@@ -112,9 +155,22 @@ async fn fill(
     end.ok_or_else(|| Error::Node("the backup has no end".into()))
 }
 
-fn not_taken(rejection: Rejection) -> Error {
+fn not_taken(store: &Store, head: &Head, rejection: Rejection) -> Error {
     match rejection {
-        Rejection::DiskFull => storage::Error::Refused("the disk is too full for all of it".into()).into(),
+        Rejection::DiskFull => no_room(store, head).unwrap_or_else(|error| error).into(),
         other => storage::Error::Failed(format!("a piece of the backup was not taken in: {other}")).into(),
     }
+}
+
+/// How far it came, and what to do.
+fn no_room(store: &Store, head: &Head) -> Result<storage::Error, storage::Error> {
+    let (space, keys) = (store.space()?, store.published().totals.keys);
+    Ok(storage::Error::Refused(format!(
+        "no room in {} for all of it, and nothing was made there: with {keys} of about {} keys in, {} were free, of which {} are \
+         to stay so; make room, or give a --data-dir on a larger file system",
+        store.directory_shown(),
+        head.keys,
+        bytes(space.free_bytes),
+        bytes(space.reserve_bytes),
+    )))
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value as Json;
@@ -205,6 +205,11 @@ fn a_directory_that_is_in_use_is_not_restored_into() {
     let before = contents(dir.path());
     refused_in_a_line(restore(&file, dir.path()), 3, &["is a node's data directory", "empty one"]);
     assert_eq!(contents(dir.path()), before);
+    // Nor is one within it, which would go where that goes.
+    let within = dir.path().join("new/sub");
+    refused_in_a_line(restore(&file, &within), 3, &["is within", &dir.path().display().to_string()]);
+    refused_in_a_line(Node::command(&within, &[]), 3, &["is within", "--data-dir"]);
+    assert_eq!(contents(dir.path()), before);
     let foreign = temporary();
     fs::write(foreign.path().join("letters"), "mine").expect("a file");
     refused_in_a_line(restore(&file, foreign.path()), 3, &["not empty"]);
@@ -244,7 +249,8 @@ fn what_does_not_come_whole_leaves_no_file() {
     refused(elsewhere, 2, &["is no address of a node"]);
     let parameters = node.request("GET", "/backup?prefix=a", "");
     assert_eq!(parameters.status, 400, "{}", parameters.text());
-    assert_eq!(node.request("HEAD", "/backup", "").status, 200);
+    let head = node.request("HEAD", "/backup", "");
+    assert_eq!((head.status, head.header("content-length")), (200, None));
     assert_eq!(node.request("PUT", "/backup", "").status, 405);
 }
 
@@ -268,4 +274,59 @@ fn what_a_killed_backup_has_left_is_in_nobody_s_way() {
     assert!(part.exists(), "it had begun");
     done(backup(node.address, &file));
     assert!(file.exists() && !part.exists());
+}
+
+#[test]
+fn a_backup_goes_through_a_pipe() {
+    let (dir, files) = (temporary(), temporary());
+    let node = filled_node(dir.path());
+    let (file, place) = (files.path().join("backup"), files.path().join("restored"));
+    for (number, name) in ["-", "/dev/stdout"].into_iter().enumerate() {
+        let to = fs::File::create(&file).expect("a file");
+        let mut command = backup(node.address, Path::new(name));
+        command.current_dir(files.path()).stdout(to).stderr(Stdio::piped());
+        let ended = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && said.contains("stdout: 303 keys in"), "{said}");
+        done(restore(&file, &place.with_extension(number.to_string())));
+    }
+    // What can't be written is not taken for a backup.
+    let mut command = backup(node.address, Path::new("-"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && said.contains("can't write stdout"), "{said}");
+    let names: Vec<_> =
+        fs::read_dir(files.path()).expect("it").map(|file| file.expect("a file").file_name()).collect();
+    assert!(names.iter().all(|name| *name != "-" && *name != "-.part"), "{names:?}");
+}
+
+#[test]
+fn a_restore_that_is_interrupted_leaves_nothing_and_says_so() {
+    let (dir, files) = (temporary(), temporary());
+    let node = filled_node(dir.path());
+    let (file, place) = (files.path().join("backup"), files.path().join("restored"));
+    done(backup(node.address, &file));
+    let whole = fs::read(&file).expect("a file");
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut command = restore(Path::new("-"), &place);
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("it starts");
+        let mut rest = child.stdin.take().expect("piped");
+        rest.write_all(&whole[..whole.len() / 2]).expect("it reads");
+        wait_until(SOON, "it has begun", || place.join("PROGRESS").exists());
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+        // More of it may come.
+        wait_until(SOON, "it ends", || child.try_wait().expect("it can be waited for").is_some());
+        drop(rest);
+        let ended = child.wait_with_output().expect("it has ended");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(&format!("error: interrupted; nothing was made in {}", place.display())),
+            "{said}"
+        );
+        assert!(!place.exists(), "it has left something");
+    }
 }

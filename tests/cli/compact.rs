@@ -71,6 +71,11 @@ fn a_compacted_directory_is_smaller_and_holds_the_same() {
     let (identity_before, address) = (identity(&node), node.address);
     assert_eq!(node.stop().code(), Some(0));
     let before = shown(dir.path());
+    let disk_bytes = || -> u64 {
+        let files = contents(dir.path()).into_iter();
+        files.map(|(_, bytes)| bytes.len() as u64).sum()
+    };
+    let disk_before = disk_bytes();
     let size = |dir: &Path| fs::metadata(dir.join("store/db")).expect("a store").len();
     let size_before = size(dir.path());
 
@@ -80,6 +85,9 @@ fn a_compacted_directory_is_smaller_and_holds_the_same() {
     let number = |name: &str| told[name].as_u64().expect("a number");
     assert_eq!(number("before_bytes") - number("after_bytes"), number("saved_bytes"));
     assert!(number("saved_bytes") > size_before / 3, "{told}");
+    // As `inspect summary` counts them.
+    assert!(number("before_bytes").abs_diff(disk_before) < 64 << 10, "{disk_before}: {told}");
+    assert_eq!(number("after_bytes"), disk_bytes(), "{told}");
     assert!(size(dir.path()) <= number("after_bytes") && size(dir.path()) < size_before, "{told}");
     assert_eq!(told["trees"]["data"]["items"], 42, "{told}");
     assert!(!dir.path().join("store.new").exists());

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::support::{Node, SOON, field, wait_until};
-use crate::{dynarust, end, temporary};
+use crate::{dynarust, end, refused, temporary};
 
 #[test]
 fn the_start_line_says_address_directory_format_keys_and_time() {
@@ -30,6 +30,19 @@ fn the_start_line_says_address_directory_format_keys_and_time() {
     assert_eq!(log.matches("serving address=").count(), 1, "{log}");
     node.kill();
     assert_eq!(field(&Node::start(dir.path(), &[]).serving, "keys"), "3");
+}
+
+#[test]
+fn a_node_that_does_not_leave_says_why_in_words() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    let address = node.address.to_string();
+    let said = refused(
+        dynarust(&["leave", "--address", &address]),
+        1,
+        &["does not leave: there is no other member"],
+    );
+    assert!(!said.contains('{'), "{said}");
 }
 
 #[test]

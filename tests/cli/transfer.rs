@@ -2,15 +2,16 @@
 //! that is not.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use jiff::Timestamp;
 use serde_json::Value as Json;
 
 use crate::proxy::{Line, Proxy};
-use crate::support::{Client, Node, SOON, wait_until};
+use crate::support::{Client, Node, SOON, binary, wait_until};
 use crate::{Ended, contents, dynarust, refused, temporary};
 
 /// Runs a command to its end, however much it writes and is given.
@@ -227,7 +228,7 @@ fn a_bad_line_is_named_and_those_before_it_are_written() {
     for said in [
         "line 4: unknown member \"valeu\"",
         "up to 3 are done; go on with --from-line 4",
-        "1 keys written",
+        "1 key written",
         "1 expired",
     ] {
         assert!(ended.stderr.contains(said), "{said}: {}", ended.stderr);
@@ -265,7 +266,7 @@ fn keys_that_are_there_are_left_alone_when_asked() {
     assert_eq!(keys(&node), 1);
     let value = |key: &str| node.request("GET", &format!("/key/{key}"), "").json()["value"].clone();
     let told = import(&node, &["--if-absent"], lines);
-    assert!(told.starts_with("1 keys written (1 new, 0 replaced), 2 left as they were, 0 expired"), "{told}");
+    assert!(told.starts_with("1 key written (1 new, 0 replaced), 2 left as they were, 0 expired"), "{told}");
     assert_eq!((value("old"), value("new")), (Json::from("old"), Json::from("first")));
     // Else the file decides, and of a key that stands twice its last line.
     import(&node, &[], lines);
@@ -316,11 +317,19 @@ fn what_can_be_no_node_or_directory_is_refused() {
     refused(dynarust(&["import", "localhost:1", "--connections", "0"]), 2, &["--connections"]);
     refused(dynarust(&["import", "localhost:1", "--format", "xml"]), 2, &["ndjson", "first-dynarust"]);
     refused(dynarust(&["import", "localhost:1", "/no/such/file"]), 1, &["/no/such/file"]);
+    let directory = dir.path().to_str().expect("a path");
+    let words = [directory, "it is a directory", "DynaRust export"];
+    refused(dynarust(&["import", "localhost:1", directory]), 1, &words);
+    refused(dynarust(&["export", ""]), 2, &["nothing is named to export"]);
     let missing = dir.path().join("missing");
     let missing = missing.to_str().expect("a path");
     refused(dynarust(&["export", missing]), 3, &[missing]);
     let used = dir.path().to_str().expect("a path");
-    refused(dynarust(&["export", used]), 3, &["is in use by process"]);
+    refused(
+        dynarust(&["export", used]),
+        3,
+        &["is in use by process", &format!("DynaRust export {}", node.address)],
+    );
     assert_eq!(node.stop().code(), Some(0));
     for command in ["export", "import"] {
         let mut command = dynarust(&[command, "127.0.0.1:1", "--retry-seconds", "0"]);
@@ -345,9 +354,165 @@ fn what_takes_its_time_says_how_far_it_is() {
     let mut lines = child.stdin.take().expect("piped");
     lines.write_all(b"{\"key\":\"a\",\"value\":1}\n").expect("it reads");
     let told = || fs::read_to_string(&said).expect("UTF-8");
-    wait_until(SOON, "it says how far it is", || told().contains("importing: 1 lines, "));
+    wait_until(SOON, "it says how far it is", || told().contains("importing: 1 line, "));
     assert!(told().contains(" a second\n"), "{}", told());
     drop(lines);
     wait_until(SOON, "it ends", || child.try_wait().expect("it can be waited for").is_some());
     assert!(child.wait().expect("it has ended").success(), "{}", told());
+}
+
+/// An import whose lines come one by one, and what it says.
+struct Slow {
+    child: Child,
+    lines: ChildStdin,
+    work: tempfile::TempDir,
+}
+
+impl Slow {
+    fn start(node: &str, args: &[&str]) -> Slow {
+        let work = temporary();
+        let mut child = dynarust(&[&["import", node], args].concat())
+            .stdin(Stdio::piped())
+            .stderr(File::create(work.path().join("said")).expect("a file"))
+            .spawn()
+            .expect("the binary starts");
+        let lines = child.stdin.take().expect("piped");
+        Slow { child, lines, work }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.work.path().join("said")).expect("UTF-8")
+    }
+
+    fn says(&self, what: &str) {
+        wait_until(SOON, &format!("it says {what:?}"), || self.said().contains(what));
+    }
+
+    fn signal(&self, signal: i32) {
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    /// How it ends, though more lines may come.
+    fn ends(mut self) -> (Option<i32>, String) {
+        wait_until(SOON, "it ends", || self.child.try_wait().expect("it can be waited for").is_some());
+        (self.child.wait().expect("it has ended").code(), self.said())
+    }
+}
+
+#[test]
+fn an_import_that_is_interrupted_says_where_to_go_on() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut slow = Slow::start(&node.address.to_string(), &[]);
+        for n in 1..=40 {
+            writeln!(slow.lines, "{{\"key\":\"k{n}\",\"value\":{n}}}").expect("it reads");
+        }
+        slow.says("importing: 40 lines");
+        slow.signal(signal);
+        let (code, said) = slow.ends();
+        assert_eq!(code, Some(1), "{said}");
+        let words = "error: interrupted; lines up to 40 are done; go on with --from-line 41; 40 keys written";
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+/// A node that answers all but one request: progress counts to the line of that, and so does what is said at the end.
+#[test]
+fn lines_count_as_done_when_all_before_them_are() {
+    let node = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = node.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for stream in node.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().expect("a handle")).lines();
+                while let Some(Ok(line)) = lines.next() {
+                    if line.starts_with("PUT /key/stuck ") {
+                        std::thread::park();
+                    }
+                    if line.starts_with("PUT ") {
+                        let answer = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+                        (&stream).write_all(answer.as_bytes()).expect("it reads");
+                        // The body has no line end: the next request follows it.
+                        let body = lines
+                            .by_ref()
+                            .take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty()));
+                        body.for_each(drop);
+                    }
+                }
+            });
+        }
+    });
+    let mut slow = Slow::start(&address, &["--connections", "2"]);
+    writeln!(slow.lines, "{{\"key\":\"first\",\"value\":1}}\n{{\"key\":\"stuck\",\"value\":1}}")
+        .expect("it reads");
+    for n in 3..=20 {
+        writeln!(slow.lines, "{{\"key\":\"k{n}\",\"value\":1}}").expect("it reads");
+    }
+    slow.says("importing: 1 line, ");
+    slow.signal(libc::SIGINT);
+    slow.says("a second time ends it at once");
+    slow.signal(libc::SIGINT);
+    let (code, said) = slow.ends();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("interrupted; lines up to 1 are done; go on with --from-line 2"), "{said}");
+    assert!(!said.contains("importing: 2"), "{said}");
+}
+
+#[test]
+fn who_goes_on_behind_the_end_is_told_where_that_is() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    let lines = "{\"key\":\"a\",\"value\":1}\n\n{\"key\":\"b\",\"value\":1}\n";
+    let ended = run(dynarust(&["import", &node.address.to_string(), "--from-line", "5"]), lines);
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    assert!(ended.stderr.contains("--from-line 5: stdin has 3 lines"), "{}", ended.stderr);
+    // All was done.
+    assert!(import(&node, &["--from-line", "4"], lines).starts_with("0 keys written"));
+}
+
+#[test]
+fn a_mark_of_salvage_is_explained() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    let lines =
+        "{\"key\":\"a\",\"value\":1,\"stale\":\"possible\"}\n{\"key\":\"b\",\"incomplete\":{\"bytes\":9}}\n";
+    let ended = run(dynarust(&["import", &node.address.to_string(), "--dry-run"]), lines);
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    for said in [
+        "line 1: \"stale\" is a mark of salvage",
+        "jq -c 'del(.stale)'",
+        "line 2: \"incomplete\" is a mark of salvage",
+    ] {
+        assert!(ended.stderr.contains(said), "{said}: {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("unknown member"), "{}", ended.stderr);
+}
+
+/// Of a node that is down there is nothing new to say, and no telling when it will be done.
+#[test]
+fn a_node_that_is_down_is_told_of_once() {
+    let ended = run(dynarust(&["export", "127.0.0.1:1", "--retry-seconds", "2"]), "");
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("note: ").count(), 1, "{}", ended.stderr);
+    let line = "{\"key\":\"a\",\"value\":1}\n".repeat(2_000);
+    let ended = run(dynarust(&["import", "127.0.0.1:1", "--retry-seconds", "3"]), &line);
+    assert!(ended.stderr.contains("importing: 0 lines, 0 a second\n"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(" to go\n"), "{}", ended.stderr);
+}
+
+#[test]
+fn what_nobody_can_read_is_not_exported() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" export \"$1\" >&-"]).arg(binary()).arg(node.address.to_string());
+    let ended = run(command, "");
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("stdout is closed"), "{}", ended.stderr);
+    let mut command = dynarust(&["export", &node.address.to_string()]);
+    assert_eq!(
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("it runs").code(),
+        Some(0)
+    );
 }

@@ -71,6 +71,12 @@ fn a_directory_that_does_not_open_is_moved_aside_when_that_is_asked_for() {
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("Nothing was moved") && said.contains("LISTEN JOIN"), "{said}");
     assert!(files(&dir) == left && asides(&dir).is_empty(), "something was moved");
+    // The same when nobody answers as one.
+    let output = ends(Node::command(&dir, &["127.0.0.1:1", "--rejoin-empty"]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("Nothing was moved") && said.contains("127.0.0.1:1: no answer"), "{said}");
+    assert!(files(&dir) == left && asides(&dir).is_empty(), "something was moved");
 
     let sponsor = cluster.node(0).address.to_string();
     let node = Node::start(&dir, &[&sponsor, "--rejoin-empty"]);

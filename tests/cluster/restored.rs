@@ -34,6 +34,7 @@ fn a_node_made_of_a_backup_goes_into_its_cluster() {
     // It knows the members, and needs to be told none.
     cluster.up_untold(2);
     assert_ne!(id(cluster.node(2)), lost);
+    wait_until(SETTLED, "it has joined", || cluster.node(2).log().contains("joined cluster"));
     cluster.evict_the_dead();
     cluster.settle();
     for node in cluster.alive() {
@@ -44,6 +45,9 @@ fn a_node_made_of_a_backup_goes_into_its_cluster() {
         let conflicts = get(node.address, "/conflicts");
         assert_eq!(conflicts["keys"].as_array().map(Vec::len), Some(0), "{conflicts}");
     }
+    let log = cluster.node(2).log();
+    assert!(log.contains("made of a backup") && !log.contains("evicted"), "{log}");
+    assert_eq!(log.matches("joined cluster").count(), 1, "{log}");
 }
 
 /// One that is restored elsewhere must leave the cluster alone: it has other names for all of it, and knows no member.

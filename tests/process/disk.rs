@@ -4,10 +4,12 @@
 
 use crate::child::{Attempt, Outcome, last_words};
 use crate::random::seed;
-use crate::support::{Node, wait_until};
+use crate::support::{Node, binary, wait_until};
 use crate::volume::Volume;
 use crate::workload::Workload;
 use crate::{beside, skipped};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 96;
@@ -47,6 +49,36 @@ fn restarts_on_a_full_ext4() {
     if let Some(volume) = on_ext4("restarts on a full ext4") {
         restarts_while_full(&volume);
     }
+}
+
+/// It says how far it came and what to do, and leaves nothing.
+#[test]
+fn a_restore_that_finds_no_room_says_so() {
+    let Some(volume) = on_tmpfs("a restore on a full tmpfs") else { return };
+    let files = tempfile::tempdir().expect("a directory");
+    let node = Node::start(&files.path().join("data"), &[]);
+    let value = format!("{{\"value\": \"{}\"}}", "x".repeat(1_000_000));
+    for n in 0..100 {
+        assert_eq!(node.request("PUT", &format!("/key/{n}"), &value).status, 201);
+    }
+    let (file, place) = (files.path().join("backup"), volume.path("restored"));
+    let run = |args: &[&str], paths: &[&Path]| {
+        Command::new(binary()).args(args).args(paths).output().expect("it runs")
+    };
+    let made = run(&["backup", &node.address.to_string(), "-o"], &[&file]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let ended = run(&["restore"], &[&file, Path::new("--data-dir"), &place]);
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(3), "{said}");
+    for word in [
+        place.to_str().expect("a path"),
+        "of about 100 keys in",
+        "MiB were free, of which 8.0 MiB",
+        "--data-dir",
+    ] {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+    assert!(!place.exists(), "it has left something");
 }
 
 #[test]
