@@ -269,3 +269,34 @@ fn what_a_killed_backup_has_left_is_in_nobody_s_way() {
     done(backup(node.address, &file));
     assert!(file.exists() && !part.exists());
 }
+
+/// What stands where a backup is written as yet, and can't be a leftover of one.
+#[test]
+fn what_is_somebody_else_s_is_not_written_over() {
+    let (dir, files) = (temporary(), temporary());
+    let node = filled_node(dir.path());
+    let (file, part) = (files.path().join("out"), files.path().join("out.part"));
+    let precious = files.path().join("precious");
+    fs::write(&precious, "years of work").expect("a file");
+    let nothing = files.path().join("nothing");
+    let pipe = |part: &Path| {
+        let made = Command::new("mkfifo").arg(part).status().expect("mkfifo runs");
+        assert!(made.success());
+    };
+    type Make<'a> = &'a dyn Fn(&Path);
+    let makers: [(Make, &str); 4] = [
+        (&|part| std::os::unix::fs::symlink(&precious, part).expect("a link"), "a link to one"),
+        (&|part| std::os::unix::fs::symlink(&nothing, part).expect("a link"), "a link to one"),
+        (&|part| fs::hard_link(&precious, part).expect("a link"), "another name too"),
+        (&pipe, "no file"),
+    ];
+    for (make, word) in makers {
+        make(&part);
+        let words = ["out.part", word, "give another name"];
+        refused_in_a_line(backup(node.address, &file), 1, &words);
+        assert!(part.symlink_metadata().is_ok(), "{word}: it is still there");
+        fs::remove_file(&part).expect("it is there");
+    }
+    assert_eq!(fs::read(&precious).expect("a file"), b"years of work");
+    assert!(!file.exists() && !nothing.exists());
+}
