@@ -267,7 +267,7 @@ pub const PEER_BODY_BYTES_SMALL: usize = 64 << 10;
 /// Bytes of messages of other nodes that may come in at a time: the largest fits. What does not is to be sent again.
 pub const PEER_BODIES_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
 
-/// Largest answer to a message between nodes.
+/// Largest answer to a message between nodes, and most that is read of what a command asks a node for in passing.
 pub const PEER_REPLY_BYTES_MAX: usize = 1 << 20;
 
 /// Longest address of a peer, in bytes: a name of the domain name system has at most 253, and there is the port.
