@@ -204,6 +204,16 @@ pub const SWEEP_READ_KEYS: usize = 1_024;
 /// How many keys are read at a time while a restored node takes all of them for its own: bounds memory, not work.
 pub const RESTORE_STEP_KEYS: usize = 1_024;
 
+/// So small a part of the disk's reserve is written while a restored node takes all keys for its own, between two flushes and
+/// looks at the free space.
+pub const RESTORE_FLUSH_PART: u64 = 32;
+
+const _: () = {
+    let reserve_bytes = DISK_RESERVE_MIB.0 << 20;
+    let written = reserve_bytes / RESTORE_FLUSH_PART * WRITTEN_PER_BYTE_MAX;
+    assert!(written + 3 * SEGMENT_BYTES as u64 <= reserve_bytes);
+};
+
 /// How many keys are read at a time while keys with siblings are looked for: bounds memory, not work.
 pub const CONFLICTS_READ_KEYS: usize = 1_024;
 
