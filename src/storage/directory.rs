@@ -283,6 +283,7 @@ pub fn last_tenant(path: &Path) -> Option<Tenant> {
 
 /// Who uses this data directory, as it said itself; what a process that is gone has written says nothing.
 pub fn tenant(path: &Path) -> Option<Tenant> {
+    all_files(path).ok()?;
     holder(&File::open(path.join("LOCK")).ok()?)
 }
 
@@ -357,7 +358,20 @@ pub fn known(dir: &Path, manifest: &Manifest) -> Result<(), Error> {
     )))
 }
 
+/// Refuses a directory in which something else has the name of a file that is about to be opened: a pipe would be waited for
+/// without end.
+fn all_files(dir: &Path) -> Result<(), Error> {
+    for name in ["MANIFEST", "LOCK", "PROGRESS", "store/conf", "store/db"] {
+        let path = dir.join(name);
+        if fs::metadata(&path).is_ok_and(|about| !about.is_file() && !about.is_dir()) {
+            return Err(Error::Refused(format!("{} is no file: put back what was there", path.display())));
+        }
+    }
+    Ok(())
+}
+
 pub fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {
+    all_files(path)?;
     let path = path.join("MANIFEST");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
