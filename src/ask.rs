@@ -99,7 +99,8 @@ fn resolve(target: &Target) -> Result<SocketAddr, String> {
 /// What the node that runs on a directory wrote into it; a wildcard is reached by loopback.
 pub fn written(directory: &Path) -> Result<SocketAddr, String> {
     let tenant = tenant(directory).ok_or_else(|| format!("no node runs on {}", directory.display()))?;
-    let mut address = tenant.address;
+    let busy = || format!("process {} works on {}, and is no node as yet", tenant.pid, directory.display());
+    let mut address = tenant.address.ok_or_else(busy)?;
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),

@@ -29,16 +29,25 @@ pub fn run(flags: &Compact) -> Result<(), Error> {
             "before_bytes": before,
             "after_bytes": after,
             "saved_bytes": before - after,
+            "format_before": done.formats.0,
+            "format_after": done.formats.1,
             "trees": done.trees.iter().map(tree).collect::<Map<_, _>>(),
         }));
     }
     let sizes = format!("{} before, {} after", told::bytes(before), told::bytes(after));
+    let (had, has) = done.formats;
+    let format = match had == has {
+        true => String::new(),
+        false => {
+            format!("; it was brought from format {had} to format {has}, which older releases do not read")
+        }
+    };
     match before - after {
-        0 => out.line(&format!(
-            "{}: it can't be made smaller than it is, and stays as it was",
-            told::bytes(before)
-        ))?,
-        saved => out.line(&format!("{sizes}: {} saved", told::bytes(saved)))?,
+        0 => {
+            let stays = if had == has { ", and stays as it was" } else { &format };
+            out.line(&format!("{}: it can't be made smaller than it is{stays}", told::bytes(before)))?;
+        }
+        saved => out.line(&format!("{sizes}: {} saved{format}", told::bytes(saved)))?,
     }
     out.line("")?;
     let mut table = shown::Table::new(&["tree", ">rows", ">size"]);

@@ -204,6 +204,16 @@ pub const SWEEP_READ_KEYS: usize = 1_024;
 /// How many keys are read at a time while a restored node takes all of them for its own: bounds memory, not work.
 pub const RESTORE_STEP_KEYS: usize = 1_024;
 
+/// So small a part of the disk's reserve is written while a restored node takes all keys for its own, between two flushes and
+/// looks at the free space.
+pub const RESTORE_FLUSH_PART: u64 = 32;
+
+const _: () = {
+    let reserve_bytes = DISK_RESERVE_MIB.0 << 20;
+    let written = reserve_bytes / RESTORE_FLUSH_PART * WRITTEN_PER_BYTE_MAX;
+    assert!(written + 3 * SEGMENT_BYTES as u64 <= reserve_bytes);
+};
+
 /// How many keys are read at a time while keys with siblings are looked for: bounds memory, not work.
 pub const CONFLICTS_READ_KEYS: usize = 1_024;
 
@@ -267,7 +277,7 @@ pub const PEER_BODY_BYTES_SMALL: usize = 64 << 10;
 /// Bytes of messages of other nodes that may come in at a time: the largest fits. What does not is to be sent again.
 pub const PEER_BODIES_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
 
-/// Largest answer to a message between nodes.
+/// Largest answer to a message between nodes, and most that is read of what a command asks a node for in passing.
 pub const PEER_REPLY_BYTES_MAX: usize = 1 << 20;
 
 /// Longest address of a peer, in bytes: a name of the domain name system has at most 253, and there is the port.

@@ -1,12 +1,13 @@
 //! A file that has its name only when it is whole and on the disk; until then it is `NAME.part`, locked. An existing file is
-//! never touched. What a process has left that was killed is nobody's: the next one takes its place.
+//! never touched. What a process has left that was killed is nobody's: the next one takes its place. A link, or what has another
+//! name as well, is somebody's: it is never written to.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 
 /// A file that is being written. One that goes before it is finished leaves nothing.
 pub struct Part {
@@ -25,8 +26,17 @@ impl Part {
         let mut as_yet = path.as_os_str().to_owned();
         as_yet.push(".part");
         let as_yet = PathBuf::from(as_yet);
+        let foreign =
+            |what: &str| exists(&format!("{} is {what}: move it, or give another name", as_yet.display()));
+        // A link is not followed, and nobody is waited for at the other end of a pipe.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+        let mut how = File::options();
+        how.write(true).read(true).create(true).truncate(false).custom_flags(flags);
         loop {
-            let file = File::options().write(true).read(true).create(true).truncate(false).open(&as_yet)?;
+            if fs::symlink_metadata(&as_yet).is_ok_and(|named| !named.is_file()) {
+                return Err(foreign("no file, or a link to one"));
+            }
+            let file = how.open(&as_yet)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -40,6 +50,9 @@ impl Part {
             };
             let held = file.metadata()?;
             if fs::symlink_metadata(&as_yet).is_ok_and(|named| same(&named, &held)) {
+                if !held.is_file() || held.nlink() > 1 {
+                    return Err(foreign("a file that has another name too"));
+                }
                 file.set_len(0)?;
                 return Ok(Part { file, as_yet, path: path.to_owned() });
             }

@@ -27,6 +27,8 @@ mod proxy;
 mod running;
 #[path = "cli/salvage.rs"]
 mod salvage;
+#[path = "cli/strangers.rs"]
+mod strangers;
 #[path = "support/mod.rs"]
 mod support;
 #[path = "cli/transfer.rs"]

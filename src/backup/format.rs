@@ -170,7 +170,7 @@ impl<R: Read> Reader<R> {
         if bytes > BACKUP_BLOCK_BYTES_MAX {
             return Err(Broken::Changed(start));
         }
-        // Grows with what comes: a length that was changed takes no memory.
+        // Grows with what comes: a length that was changed takes no more memory than there are bytes behind it.
         let mut body = Vec::new();
         let came = (&mut self.from).take(bytes as u64).read_to_end(&mut body)?;
         self.at = start + (HEAD_BYTES + came) as u64;

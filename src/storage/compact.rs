@@ -40,6 +40,8 @@ pub struct Compacted {
     pub after_bytes: u64,
     /// What is in each tree.
     pub trees: Vec<TreeSize>,
+    /// The format that it had, and the one that it has: opening it brings it to the newest.
+    pub formats: (u32, u32),
 }
 
 /// Hears what is under way, how many bytes of rows are done, and of how many.
@@ -47,7 +49,7 @@ pub type Told<'a> = &'a mut dyn FnMut(&'static str, u64, u64);
 
 /// Compacts the directory of a stopped node. A store that would not get smaller by a segment is left as it is.
 pub fn compact(dir: &Path, told: Told) -> Result<Compacted, Error> {
-    directory::served(dir)?;
+    let had = directory::served(dir)?;
     drop(unused(dir)?);
     let mut directory = Directory::claim(dir)?;
     let mut disk = Disk::claim(dir, None)?;
@@ -74,7 +76,9 @@ pub fn compact(dir: &Path, told: Told) -> Result<Compacted, Error> {
     let after_bytes = if smaller { after_bytes } else { before_bytes };
     // What is beside the store takes the same before and after.
     let beside = bytes_of(dir)? - bytes_of(&directory.store())?;
-    Ok(Compacted { before_bytes: before_bytes + beside, after_bytes: after_bytes + beside, trees: old.sizes })
+    let (before_bytes, after_bytes) = (before_bytes + beside, after_bytes + beside);
+    let formats = (had.migrating_from.unwrap_or(had.format), directory.manifest.format);
+    Ok(Compacted { before_bytes, after_bytes, trees: old.sizes, formats })
 }
 
 /// All rows of a store.

@@ -3,7 +3,7 @@
 //! ```text
 //! MANIFEST   one line of JSON (format, segment_bytes, state, release, and migrating_from while a step is under way), one line
 //!            with its XXH3
-//! LOCK       flock while a node runs; JSON with its pid, its address and its id
+//! LOCK       flock while a process uses it; JSON with its pid, the node's id, and the address of one that runs
 //! BALLAST    space to give back when the disk is too full for sled to open
 //! PROGRESS   how far the commits got, outside of sled's log
 //! store/     sled: conf, db, blobs/ (always empty), snap.*
@@ -16,6 +16,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,8 @@ pub enum State {
 pub struct Directory {
     path: PathBuf,
     lock: File,
+    /// What the lock said before it was taken.
+    former: Vec<u8>,
     /// As read or written last.
     pub manifest: Manifest,
 }
@@ -90,7 +93,7 @@ impl Directory {
         }
         manifest.as_ref().map_or(Ok(()), |manifest| known(path, manifest))?;
         no_links(path)?;
-        let lock = take_lock(path)?;
+        let (lock, former) = take_lock(path)?;
         // Whoever held the lock until now may have made the directory ready meanwhile.
         let manifest = read_manifest(path)?;
         let fresh = Manifest {
@@ -100,7 +103,8 @@ impl Directory {
             release: env!("CARGO_PKG_VERSION").into(),
             migrating_from: None,
         };
-        let mut directory = Directory { path: path.to_owned(), lock, manifest: manifest.unwrap_or(fresh) };
+        let mut directory =
+            Directory { path: path.to_owned(), lock, former, manifest: manifest.unwrap_or(fresh) };
         directory.clear().map_err(refuse)?;
         if directory.manifest.state == State::Creating {
             directory.set_state(State::Creating).map_err(refuse)?;
@@ -150,8 +154,15 @@ impl Directory {
         birth(&self.store())
     }
 
-    /// May sled open what was served? Changes nothing.
+    /// May sled open what was served? If not, not a byte has changed.
     pub fn check(&self) -> Result<(), Error> {
+        self.sound().inspect_err(|_| {
+            // Who has it is asked of a lock that is held: what it says else is nobody's concern.
+            let _ = write(&self.lock, &self.former);
+        })
+    }
+
+    fn sound(&self) -> Result<(), Error> {
         let store = self.store();
         for name in ["conf", "db"] {
             let length = fs::metadata(store.join(name)).map(|m| m.len()).unwrap_or(0);
@@ -218,11 +229,7 @@ impl Directory {
 
     /// Lets people and `healthcheck` find the process that uses the directory.
     pub fn tell(&self, address: std::net::SocketAddr, node: NodeId) -> io::Result<()> {
-        let tenant = Tenant { pid: std::process::id(), address, node: Some(node.to_string()) };
-        let mut lock = &self.lock;
-        lock.set_len(0)?;
-        io::Seek::rewind(&mut lock)?;
-        lock.write_all(serde_json::to_string(&tenant)?.as_bytes())
+        tell(&self.lock, Some(address), Some(node.to_string()))
     }
 
     fn set_state(&mut self, state: State) -> io::Result<()> {
@@ -280,8 +287,9 @@ pub fn birth(store: &Path) -> Option<[u8; 12]> {
 pub struct Tenant {
     /// Its process id.
     pub pid: u32,
-    /// Where it listens.
-    pub address: std::net::SocketAddr,
+    /// Where it listens, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<std::net::SocketAddr>,
     /// Its node's id, for whoever can't read it from the store any more.
     #[serde(default)]
     pub node: Option<String>,
@@ -294,13 +302,35 @@ pub fn last_tenant(path: &Path) -> Option<Tenant> {
 
 /// Who uses this data directory, as it said itself; what a process that is gone has written says nothing.
 pub fn tenant(path: &Path) -> Option<Tenant> {
-    let mut lock = File::open(path.join("LOCK")).ok()?;
-    let mut text = String::new();
-    lock.read_to_string(&mut text).ok()?;
+    all_files(path).ok()?;
+    holder(&File::open(path.join("LOCK")).ok()?)
+}
+
+/// Who holds this lock. One who only reads the directory has said nothing, and is not taken for who wrote last.
+fn holder(lock: &File) -> Option<Tenant> {
     match lock.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => serde_json::from_str(&text).ok(),
+        Err(TryLockError::WouldBlock) => said(lock),
         _ => None,
     }
+}
+
+/// What is written in it.
+fn said(mut lock: &File) -> Option<Tenant> {
+    let mut text = String::new();
+    lock.read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// Writes into the lock, which this process holds, who that is. A part of it is never left.
+fn tell(lock: &File, address: Option<std::net::SocketAddr>, node: Option<String>) -> io::Result<()> {
+    let text = serde_json::to_string(&Tenant { pid: std::process::id(), address, node })?;
+    write(lock, text.as_bytes()).or_else(|e| lock.set_len(0).and(Err(e)))
+}
+
+/// Writes over what is there: on a full disk there is no room for more.
+fn write(lock: &File, text: &[u8]) -> io::Result<()> {
+    lock.write_all_at(text, 0)?;
+    lock.set_len(text.len() as u64)
 }
 
 /// Gives the ballast back.
@@ -361,7 +391,20 @@ pub fn known(dir: &Path, manifest: &Manifest) -> Result<(), Error> {
     )))
 }
 
+/// Refuses a directory in which something else has the name of a file that is about to be opened: a pipe would be waited for
+/// without end.
+fn all_files(dir: &Path) -> Result<(), Error> {
+    for name in ["MANIFEST", "LOCK", "PROGRESS", "store/conf", "store/db"] {
+        let path = dir.join(name);
+        if fs::metadata(&path).is_ok_and(|about| !about.is_file() && !about.is_dir()) {
+            return Err(Error::Refused(format!("{} is no file: put back what was there", path.display())));
+        }
+    }
+    Ok(())
+}
+
 pub fn read_manifest(path: &Path) -> Result<Option<Manifest>, Error> {
+    all_files(path)?;
     let path = path.join("MANIFEST");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -394,8 +437,8 @@ pub fn is_empty(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Takes the lock of a directory, waiting for a moment.
-pub fn take_lock(directory: &Path) -> Result<File, Error> {
+/// Takes the lock of a directory, waiting for a moment, and says who has it now; comes with what it said before.
+pub fn take_lock(directory: &Path) -> Result<(File, Vec<u8>), Error> {
     let path = directory.join("LOCK");
     let refuse = |e: io::Error| {
         let user = rustix::process::getuid().as_raw();
@@ -404,23 +447,31 @@ pub fn take_lock(directory: &Path) -> Result<File, Error> {
             path.display()
         ))
     };
-    let mut lock =
+    let lock =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(refuse)?;
     let deadline = Instant::now() + Duration::from_millis(LOCK_RETRY_MS);
     loop {
         match lock.try_lock() {
-            Ok(()) => return Ok(lock),
+            Ok(()) => {
+                let mut former = Vec::new();
+                let _ = (&lock).read_to_end(&mut former);
+                // Which node's it is stays known when the store is damaged.
+                let node = serde_json::from_slice(&former).ok().and_then(|tenant: Tenant| tenant.node);
+                // On a full disk nobody is named.
+                let _ = tell(&lock, None, node);
+                return Ok((lock, former));
+            }
             Err(TryLockError::Error(e)) => return Err(refuse(e)),
             // A process that was just killed lets go of its lock a moment later.
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let _ = lock.read_to_string(&mut text);
-                let who = serde_json::from_str::<Tenant>(&text)
-                    .map(|t| format!("process {} at {}", t.pid, t.address))
-                    .unwrap_or("another process".into());
+                let who = match holder(&lock) {
+                    Some(Tenant { pid, address: Some(address), .. }) => format!("process {pid} at {address}"),
+                    Some(Tenant { pid, .. }) => format!("process {pid}"),
+                    None => "another process".into(),
+                };
                 return Err(Error::Refused(format!(
                     "{} is in use by {who}: stop it, or give another directory with --data-dir",
                     directory.display()
@@ -481,4 +532,39 @@ fn make_durable(path: &Path) -> io::Result<()> {
 /// What was done to this file, or to the names in this directory, is on the disk when this comes back.
 pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::offline::unused;
+    use super::*;
+
+    #[test]
+    fn only_who_holds_a_directory_is_named() {
+        let place = tempfile::tempdir().expect("a directory");
+        let dir = place.path();
+        let claimed = Directory::claim(dir).expect("it is ours");
+        claimed.tell("127.0.0.1:1".parse().expect("an address"), NodeId(7)).expect("it can be written");
+        let said = unused(dir).expect_err("it is in use").to_string();
+        assert!(said.contains("127.0.0.1:1/stats"), "{said}");
+        drop(claimed);
+        // Whoever works on it next, and listens nowhere.
+        let stale = fs::read_to_string(dir.join("LOCK")).expect("a file").replace("\"pid\":", "\"pid\":9");
+        fs::write(dir.join("LOCK"), stale).expect("it can be written");
+        let claimed = Directory::claim(dir).expect("it is ours");
+        let me = format!("in use by process {}: stop it", std::process::id());
+        for said in [unused(dir).err(), take_lock(dir).err()] {
+            let said = said.expect("it is in use").to_string();
+            assert!(said.contains(&me) && !said.contains("127.0.0.1"), "{said}");
+        }
+        // Which node it is stays known.
+        assert_eq!(last_tenant(dir).and_then(|tenant| tenant.node), Some(NodeId(7).to_string()));
+        drop(claimed);
+        // Who reads changes nothing, and so has not said who it is.
+        let reads = unused(dir).expect("nobody uses it");
+        let said = take_lock(dir).expect_err("it is in use").to_string();
+        assert!(said.contains("in use by another process"), "{said}");
+        assert!(tenant(dir).is_none());
+        drop(reads);
+    }
 }

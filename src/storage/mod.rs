@@ -230,10 +230,17 @@ impl Store {
     /// The same; a directory that is to be `Creating` must not be anybody's, and stays so.
     fn open_as(settings: &Settings, metrics: Arc<Metrics>, to_be: State) -> Result<Store, Error> {
         engine::opening(true);
+        let taken = || {
+            let shown = std::path::absolute(&settings.directory).unwrap_or(settings.directory.clone());
+            Error::Refused(format!("{} is a node's data directory: give an empty one", shown.display()))
+        };
+        // Asked before it is claimed, which writes into its lock.
+        if to_be == State::Creating && directory::served(&settings.directory).is_ok() {
+            return Err(offline::unused(&settings.directory).err().unwrap_or_else(taken));
+        }
         let mut directory = directory::Directory::claim(&settings.directory)?;
         if to_be == State::Creating && directory.manifest.state == State::Ready {
-            let shown = directory.shown();
-            return Err(Error::Refused(format!("{shown} is a node's data directory: give an empty one")));
+            return Err(taken());
         }
         let mut disk = Disk::claim(&settings.directory, settings.reserve_bytes)?;
         let fresh = || [(settings.random)(), (settings.random)()];

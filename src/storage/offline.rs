@@ -414,11 +414,14 @@ pub fn unused(dir: &Path) -> Result<Option<File>, Error> {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::Error(e)) => Err(Error::of_files("lock", &path, &e)),
         Err(TryLockError::WouldBlock) => Err(Error::Refused(match directory::tenant(dir) {
-            Some(directory::Tenant { pid, address, .. }) => format!(
+            Some(directory::Tenant { pid, address: Some(address), .. }) => format!(
                 "{} is in use by process {pid}: stop it first, or ask it: curl http://{address}/stats, /membership, /conflicts \
                  or /key/KEY",
                 dir.display()
             ),
+            Some(directory::Tenant { pid, .. }) => {
+                format!("{} is in use by process {pid}: stop it first, or wait for its end", dir.display())
+            }
             None => format!("{} is in use by another process: stop it first", dir.display()),
         })),
     }

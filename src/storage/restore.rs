@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use super::codec::{self, Junk, Summary};
 use super::directory::{self, State};
+use super::disk::{self, Disk};
 use super::error::Error;
 use super::offline::unused;
 use super::progress::Progress;
 use super::trees::{Trees, change_key, damaged_piece, meta, piece_key, read_piece_key};
 use super::{Inner, Published, Settings, Store};
-use crate::limits::RESTORE_STEP_KEYS;
+use crate::limits::{RESTORE_FLUSH_PART, RESTORE_STEP_KEYS};
 use crate::metrics::Metrics;
 use crate::replica::{Bound, Dot, Entry, Kind, NodeId, Totals, Trees as _, Value, Version, VersionVector};
 
@@ -108,6 +109,9 @@ fn clear_away(dir: &Path, made: bool) {
 /// All versions get names of this node's; nothing else is known to it. It may stop in the middle.
 fn own(inner: &Inner, stop: &dyn Fn() -> bool) -> Result<(), Error> {
     let (trees, me) = (&inner.trees, NodeId(inner.trees.id(meta::NODE)?));
+    let reserve_bytes = Disk::claim(inner.directory.path(), None)?.reserve_bytes();
+    let mut room = Room { db: &trees.db, directory: inner.directory.path(), reserve_bytes, unflushed: 0 };
+    room.look()?;
     let clock = trees.summary()?.clock;
     let (mut after, mut last, mut totals): (Bound, u64, Totals) = (None, 0, Totals::default());
     loop {
@@ -116,11 +120,13 @@ fn own(inner: &Inner, stop: &dyn Fn() -> bool) -> Result<(), Error> {
         after = held.last().map(|(kind, key, _)| (*kind, key.clone()));
         for (kind, key, entry) in held {
             let entry = match kind {
-                Kind::Data => rename(trees, me, &mut last, &entry)?,
+                Kind::Data => rename(trees, &mut room, me, &mut last, &entry)?,
                 Kind::Membership => Entry::default(),
             };
             totals.add(kind, &key, entry.dots());
+            let bytes = key.len() + entry.versions().iter().map(inline_bytes).sum::<usize>();
             trees.put_entry(kind, &key, entry)?;
+            room.spend(bytes)?;
         }
         if stop() {
             return Ok(());
@@ -147,14 +153,52 @@ fn own(inner: &Inner, stop: &dyn Fn() -> bool) -> Result<(), Error> {
     progress.sync()
 }
 
+/// Of a version in its entry, about.
+fn inline_bytes(version: &Version) -> usize {
+    match &version.value {
+        Value::Inline(text) => 64 + text.len(),
+        Value::Chunked { .. } => 64,
+    }
+}
+
+/// The room on the disk while all is written once more: sled does not survive a full one.
+struct Room<'a> {
+    db: &'a sled::Db,
+    directory: &'a Path,
+    reserve_bytes: u64,
+    /// Bytes written since the last look.
+    unflushed: u64,
+}
+
+impl Room<'_> {
+    /// So much was written.
+    fn spend(&mut self, bytes: usize) -> Result<(), Error> {
+        self.unflushed += bytes as u64;
+        if self.unflushed < self.reserve_bytes / RESTORE_FLUSH_PART {
+            return Ok(());
+        }
+        self.unflushed = 0;
+        self.db.flush()?;
+        self.look()
+    }
+
+    fn look(&self) -> Result<(), Error> {
+        let (free, _) = disk::space(self.directory)?;
+        if free >= self.reserve_bytes {
+            return Ok(());
+        }
+        Err(Error::Refused("the disk is too full for all of it".into()))
+    }
+}
+
 /// The same versions under the next names; who won among them wins.
-fn rename(trees: &Trees, me: NodeId, last: &mut u64, entry: &Entry) -> Result<Entry, Error> {
+fn rename(trees: &Trees, room: &mut Room, me: NodeId, last: &mut u64, entry: &Entry) -> Result<Entry, Error> {
     let mut versions = Vec::with_capacity(entry.versions().len());
     for version in entry.versions().iter().rev() {
         *last += 1;
         let dot = Dot::new(me, *last);
         if let Value::Chunked { .. } = version.value {
-            trees.rename_pieces(version.dot, dot)?;
+            trees.rename_pieces(room, version.dot, dot)?;
         }
         versions.push(Version { dot, ..version.clone() });
     }
@@ -164,7 +208,7 @@ fn rename(trees: &Trees, me: NodeId, last: &mut u64, entry: &Entry) -> Result<En
 
 impl Trees {
     /// A large value's pieces go by another version's name, to which their checks are bound.
-    fn rename_pieces(&self, from: Dot, to: Dot) -> Result<(), Error> {
+    fn rename_pieces(&self, room: &mut Room, from: Dot, to: Dot) -> Result<(), Error> {
         for item in self.pieces.scan_prefix(change_key(from)) {
             let (key, piece) = item?;
             let text = codec::decode_piece(&key, &piece).map_err(|Junk| damaged_piece(&key))?;
@@ -172,6 +216,7 @@ impl Trees {
             let renamed = piece_key(to, index);
             self.pieces.insert(renamed, codec::encode_piece(&renamed, text))?;
             self.pieces.remove(key)?;
+            room.spend(piece.len())?;
         }
         Ok(())
     }

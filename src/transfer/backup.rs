@@ -9,7 +9,7 @@ use std::path::Path;
 use reqwest::Response;
 use tokio::runtime::Runtime;
 
-use super::{Error, address, client, detail, no_address, runtime, stdout_is_read, told};
+use super::{Error, address, beginning, client, detail, no_address, runtime, stdout_is_read, told};
 use crate::backup::{Block, Broken, End, Reader};
 use crate::cli::Backup;
 use crate::limits::BACKUP_SYNC_BYTES;
@@ -110,7 +110,7 @@ impl<'a> Download<'a> {
         // Called in it, not only waited for: it looks for the runtime at once.
         let answer = runtime.block_on(async { client.get(&url).send().await }).map_err(lost)?;
         if !answer.status().is_success() {
-            let (status, body) = (answer.status(), runtime.block_on(answer.bytes()).map_err(lost)?);
+            let (status, body) = (answer.status(), runtime.block_on(beginning(answer)).map_err(lost)?);
             return Err(Error::Node(format!("{url} answers {status}: {}", detail(&body))));
         }
         Ok(Download { runtime, url, answer, came: (Vec::new(), 0), to, unsynced: 0, failed: None })

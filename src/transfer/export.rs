@@ -5,11 +5,11 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::StatusCode;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use reqwest::{StatusCode, Version};
 
 use super::retry::Retry;
-use super::{Error, address, client, detail, no_address, stdout_is_read, told, wait};
+use super::{Error, address, beginning, client, detail, no_address, stdout_is_read, told, wait};
 use crate::api::{line, listed};
 use crate::ask;
 use crate::cli::Export;
@@ -144,14 +144,12 @@ async fn of_node(flags: &Export, node: &str, sink: &mut Sink<'_>) -> Result<(), 
             url = format!("{url}&after={}", encoded(after));
         }
         let before = sink.keys;
-        let why = match pull(&http, &url, sink).await {
+        let why = match pull(&http, &url, &mut after, sink).await {
             Ok(()) => return Ok(()),
             Err(Trouble::Lasting(error)) => return Err(error),
             Err(Trouble::Passing(why)) => format!("{node}: {why}"),
         };
         if sink.keys > before {
-            let unreadable = || Error::Node(format!("{node}: what it sends is no list of keys"));
-            after = Some(sink.last_key().ok_or_else(unreadable)?);
             retry.succeed();
         }
         let note = format!("{why}, after {}; trying again", count(sink.keys, "key"));
@@ -174,8 +172,13 @@ enum Trouble {
     Lasting(Error),
 }
 
-/// Takes in one answer, to its end.
-async fn pull(http: &reqwest::Client, url: &str, sink: &mut Sink<'_>) -> Result<(), Trouble> {
+/// Takes in one answer, to its end; its keys come `after` one, which becomes the last of them.
+async fn pull(
+    http: &reqwest::Client,
+    url: &str,
+    after: &mut Option<String>,
+    sink: &mut Sink<'_>,
+) -> Result<(), Trouble> {
     let passing = |e: reqwest::Error| Trouble::Passing(told(&e));
     let mut answer = http.get(url).send().await.map_err(passing)?;
     let lines = answer.headers().get(CONTENT_TYPE).is_some_and(|is| is == "application/x-ndjson");
@@ -187,12 +190,17 @@ async fn pull(http: &reqwest::Client, url: &str, sink: &mut Sink<'_>) -> Result<
             ))));
         }
         status => {
-            let why = format!("it answers {status}: {}", detail(&answer.bytes().await.map_err(passing)?));
+            let why = format!("it answers {status}: {}", detail(&beginning(answer).await.map_err(passing)?));
             return Err(match status {
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Trouble::Passing(why),
                 _ => Trouble::Lasting(Error::Node(why)),
             });
         }
+    }
+    if !ends(&answer) {
+        return Err(Trouble::Lasting(Error::Node(format!(
+            "{url} answers without chunks or a length, so one that was cut off would look whole: ask the node itself, by HTTP/1.1"
+        ))));
     }
     // The beginning of a line whose end has not come.
     let mut rest = Vec::new();
@@ -200,6 +208,8 @@ async fn pull(http: &reqwest::Client, url: &str, sink: &mut Sink<'_>) -> Result<
         let whole = piece.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         if whole > 0 {
             rest.extend_from_slice(&piece[..whole]);
+            check(&rest, after)
+                .map_err(|what| Trouble::Lasting(Error::Node(format!("{url} sends {what}"))))?;
             sink.take(&rest).map_err(Trouble::Lasting)?;
             rest.clear();
         }
@@ -214,8 +224,31 @@ async fn pull(http: &reqwest::Client, url: &str, sink: &mut Sink<'_>) -> Result<
     }
 }
 
+/// Does this answer have an end of its own, and not that of its connection?
+fn ends(answer: &reqwest::Response) -> bool {
+    let chunks = answer.headers().contains_key(TRANSFER_ENCODING) && answer.version() != Version::HTTP_10;
+    chunks || answer.headers().contains_key(CONTENT_LENGTH)
+}
+
+/// Whole lines must be of keys, each of which comes `after` the one before it.
+fn check(lines: &[u8], after: &mut Option<String>) -> Result<(), &'static str> {
+    for line in lines[..lines.len() - 1].split(|byte| *byte == b'\n') {
+        let key = line.strip_prefix(b"{\"key\":").filter(|_| line.ends_with(b"}"));
+        // The text of a key, whatever follows it: an import reads the rest.
+        let key =
+            key.and_then(|text| serde_json::Deserializer::from_slice(text).into_iter::<String>().next());
+        let Some(Ok(key)) = key else { return Err("what is no list of keys") };
+        if after.as_ref().is_some_and(|after| *after >= key) {
+            return Err("keys that are not in their order");
+        }
+        *after = Some(key);
+    }
+    Ok(())
+}
+
 /// How many keys the node has, if it says so: only progress depends on it.
 async fn keys(http: &reqwest::Client, node: &str) -> Option<u64> {
-    let stats = http.get(format!("http://{node}/stats")).send().await.ok()?.bytes().await.ok()?;
+    let stats = http.get(format!("http://{node}/stats")).send().await.ok()?;
+    let stats = beginning(stats).await.ok()?;
     serde_json::from_slice::<serde_json::Value>(&stats).ok()?["keys"].as_u64()
 }

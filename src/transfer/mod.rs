@@ -30,7 +30,7 @@ use tokio::runtime::Runtime;
 
 use crate::backup::Broken;
 use crate::exit::Exit;
-use crate::limits::{PEER_CONNECT_MS, SILENCE_MS};
+use crate::limits::{PEER_CONNECT_MS, PEER_REPLY_BYTES_MAX, SILENCE_MS};
 use crate::storage;
 use crate::told::count;
 
@@ -175,6 +175,17 @@ fn wait<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
 fn runtime() -> Result<Runtime, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Error::Node(format!("can't wait for nodes: {e}")))
+}
+
+/// The beginning of an answer's body, which is all of it where a node answers: another server's may have no end.
+async fn beginning(mut answer: reqwest::Response) -> reqwest::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while bytes.len() < PEER_REPLY_BYTES_MAX
+        && let Some(piece) = answer.chunk().await?
+    {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
 }
 
 /// What a problem says, in the body of an answer.

@@ -82,18 +82,19 @@ pub fn restore(flags: &Restore, now_ms: fn() -> u64, random: fn() -> u64) -> Res
             end.keys, end.digest, held.totals.keys, held.totals.digest
         ),
     };
-    Ok(summary(&flags.data_dir, me, &head, &end, flags.into_cluster) + &doubt)
+    let keys = (held.totals.keys, end.ended_ms);
+    Ok(summary(&flags.data_dir, me, &head, keys, flags.into_cluster) + &doubt)
 }
 
-fn summary(dir: &Path, me: NodeId, head: &Head, end: &End, into_cluster: bool) -> String {
-    let (dir, at) = (dir.display(), time::text(end.ended_ms));
+fn summary(dir: &Path, me: NodeId, head: &Head, (keys, at_ms): (u64, u64), into_cluster: bool) -> String {
+    let (dir, at) = (dir.display(), time::text(at_ms));
     let next = match into_cluster {
         false => "it is a cluster of its own".to_owned(),
         true => format!("when it is started it joins cluster {} again", head.cluster),
     };
     format!(
         "{dir}: {} of node {}, as of {at}; node {me} holds them, and {next}",
-        count(end.keys, "key"),
+        count(keys, "key"),
         head.node
     )
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use dynarust::backup::{Block, Reader, Writer};
 use serde_json::Value as Json;
 
 use crate::inspect::filled_node;
@@ -329,4 +330,60 @@ fn a_restore_that_is_interrupted_leaves_nothing_and_says_so() {
         );
         assert!(!place.exists(), "it has left something");
     }
+}
+
+/// What stands where a backup is written as yet, and can't be a leftover of one.
+#[test]
+fn what_is_somebody_else_s_is_not_written_over() {
+    let (dir, files) = (temporary(), temporary());
+    let node = filled_node(dir.path());
+    let (file, part) = (files.path().join("out"), files.path().join("out.part"));
+    let precious = files.path().join("precious");
+    fs::write(&precious, "years of work").expect("a file");
+    let nothing = files.path().join("nothing");
+    let pipe = |part: &Path| {
+        let made = Command::new("mkfifo").arg(part).status().expect("mkfifo runs");
+        assert!(made.success());
+    };
+    type Make<'a> = &'a dyn Fn(&Path);
+    let makers: [(Make, &str); 4] = [
+        (&|part| std::os::unix::fs::symlink(&precious, part).expect("a link"), "a link to one"),
+        (&|part| std::os::unix::fs::symlink(&nothing, part).expect("a link"), "a link to one"),
+        (&|part| fs::hard_link(&precious, part).expect("a link"), "another name too"),
+        (&pipe, "no file"),
+    ];
+    for (make, word) in makers {
+        make(&part);
+        let words = ["out.part", word, "give another name"];
+        refused_in_a_line(backup(node.address, &file), 1, &words);
+        assert!(part.symlink_metadata().is_ok(), "{word}: it is still there");
+        fs::remove_file(&part).expect("it is there");
+    }
+    assert_eq!(fs::read(&precious).expect("a file"), b"years of work");
+    assert!(!file.exists() && !nothing.exists());
+}
+
+/// What is told is what is held, whatever the backup says of itself.
+#[test]
+fn a_restore_counts_what_it_holds() {
+    let (dir, files) = (temporary(), temporary());
+    let node = filled_node(dir.path());
+    let (file, place) = (files.path().join("backup"), files.path().join("restored"));
+    done(backup(node.address, &file));
+    let bytes = fs::read(&file).expect("a file");
+    let (mut reader, mut writer, mut boasts) =
+        (Reader::new(&bytes[..]).expect("a backup"), Writer::default(), Vec::new());
+    while let Some(mut block) = reader.block().expect("it is sound") {
+        if let Block::End(end) = &mut block {
+            end.keys += 1_000;
+            end.digest = Default::default();
+        }
+        boasts.extend(writer.block(&block).expect("it can be encoded"));
+    }
+    fs::write(&file, boasts).expect("a file");
+    let ended = end(restore(&file, &place));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let (told, warning) = ended.stdout.split_once('\n').expect("two lines");
+    assert!(told.contains(": 303 keys of node") && !told.contains("1303"), "{told}");
+    assert!(warning.contains("1303 keys") && warning.contains("here are 303"), "{warning}");
 }

@@ -191,3 +191,18 @@ fn a_damaged_directory_is_refused_and_left_as_a_node_leaves_it() {
     };
     assert!(files(&ours) == files(&its), "it was left otherwise than by a node");
 }
+
+#[test]
+fn a_directory_that_has_got_another_format_is_not_said_to_be_as_it_was() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    assert_eq!(node.request("PUT", "/key/k", "{\"value\": 1}").status, 201);
+    assert_eq!(node.stop().code(), Some(0));
+    crate::older::to_format_1(dir.path());
+    let first = end(compact(dir.path(), &[]));
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    let format = format!("it was brought from format 1 to format {}", dynarust::storage::FORMAT);
+    assert!(first.stdout.contains(&format) && !first.stdout.contains("stays as it was"), "{}", first.stdout);
+    let again = end(compact(dir.path(), &[])).stdout;
+    assert!(again.contains("stays as it was") && !again.contains("format"), "{again}");
+}

@@ -164,3 +164,31 @@ fn the_default_directory_is_named_after_the_address() {
     assert_eq!(node.address, free);
     assert!(dir.path().join(format!("data/{free}/MANIFEST")).is_file(), "{:?}", contents(dir.path()));
 }
+
+/// Nobody waits for ever at the other end of a pipe.
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused() {
+    let dir = temporary();
+    let node = Node::start(dir.path(), &[]);
+    assert_eq!(node.request("PUT", "/key/x", "{\"value\":1}").status, 201);
+    assert_eq!(node.stop().code(), Some(0));
+    let (data, aside) = (dir.path().display().to_string(), dir.path().join("aside"));
+    for name in ["MANIFEST", "LOCK", "PROGRESS", "store/conf", "store/db"] {
+        let path = dir.path().join(name);
+        fs::rename(&path, &aside).expect("it can be moved");
+        assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo runs").success());
+        let said = format!("{} is no file", path.display());
+        for args in [
+            &["127.0.0.1:0", "--data-dir", &data][..],
+            &["compact", &data],
+            &["export", &data],
+            &["inspect", &data, "summary"],
+        ] {
+            refused_in_a_line(dynarust(args), 3, &[&said]);
+        }
+        assert_eq!(end(dynarust(&["healthcheck", "--data-dir", &data])).code, Some(1));
+        fs::remove_file(&path).expect("it is there");
+        fs::rename(&aside, &path).expect("it can be moved");
+    }
+    assert_eq!(Node::start(dir.path(), &[]).request("GET", "/key/x", "").status, 200);
+}

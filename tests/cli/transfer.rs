@@ -15,7 +15,7 @@ use crate::support::{Client, Node, SOON, binary, wait_until};
 use crate::{Ended, contents, dynarust, refused, temporary};
 
 /// Runs a command to its end, however much it writes and is given.
-fn run(mut command: Command, input: &str) -> Ended {
+pub fn run(mut command: Command, input: &str) -> Ended {
     let dir = temporary();
     let path = |name: &str| dir.path().join(name);
     fs::write(path("in"), input).expect("a file");
@@ -33,7 +33,7 @@ fn run(mut command: Command, input: &str) -> Ended {
 }
 
 /// An export that must be whole.
-fn export(from: &str, args: &[&str]) -> String {
+pub fn export(from: &str, args: &[&str]) -> String {
     let ended = run(dynarust(&[&["export", from], args].concat()), "");
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     ended.stdout

@@ -4,7 +4,7 @@
 
 use crate::child::{Attempt, Outcome, last_words};
 use crate::random::seed;
-use crate::support::{Node, binary, wait_until};
+use crate::support::{Client, Node, binary, wait_until};
 use crate::volume::Volume;
 use crate::workload::Workload;
 use crate::{beside, skipped};
@@ -281,4 +281,45 @@ fn eaten_to_zero(volume: &Volume) {
     workload.acquit(&context);
     accepted_again(&node);
     assert_eq!(node.stop().code(), Some(0));
+}
+
+/// A restore that finds no room says so, with the exit code for it, and leaves none of it behind.
+#[test]
+fn a_restore_without_room_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("backup");
+    let node = Node::start(&dir.path().join("data"), &FLAGS);
+    let mut client = Client::new(node.address);
+    for n in 0..22u64 {
+        // What can't be made smaller.
+        let digits = |i: u64| format!("{:016x}", (n << 32 | i).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let value: String = (0..32_768).map(digits).collect();
+        let body = format!("{{\"value\": \"{value}\"}}");
+        let answer = client.request("PUT", &format!("/key/{n}"), &[], body.as_bytes()).expect("an answer");
+        assert_eq!(answer.status, 201);
+    }
+    let run = |args: &[&str]| Command::new(binary()).args(args).output().expect("the binary runs");
+    let name = file.to_str().expect("UTF-8");
+    assert!(run(&["backup", &node.address.to_string(), "-o", name]).status.success());
+    let mut codes = Vec::new();
+    for mib in [24, 36, 40, 44, 48, 52, 56, 60, 64, 96] {
+        let Ok(volume) = Volume::tmpfs(mib).map_err(|because| skipped("a restore without room", &because))
+        else {
+            return;
+        };
+        let (place, free) = (volume.path("data"), volume.free());
+        let ended = run(&["restore", name, "--data-dir", place.to_str().expect("UTF-8")]);
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        match ended.status.code() {
+            Some(0) => assert!(codes.len() > 1, "{mib} MiB are enough?"),
+            Some(3) => {
+                assert!(said.contains("the disk is too full for all of it"), "{mib} MiB: {said}");
+                assert!(!place.exists(), "{mib} MiB: something is left");
+                assert_eq!(volume.free(), free, "{mib} MiB: something is left");
+            }
+            code => panic!("{mib} MiB: {code:?}: {said}"),
+        }
+        codes.push(ended.status.code());
+    }
+    assert_eq!(codes.last(), Some(&Some(0)), "{codes:?}");
 }
