@@ -432,8 +432,13 @@ pub const TWIN_MS: (u64, u64) = (PEER_ANSWER_MS, 600_000);
 pub const BACKUP_LAST_EVENTS: u64 = 512;
 /// Bytes of all entries of the last events, about.
 pub const BACKUP_LAST_BYTES: usize = 1 << 20;
-/// So many times as long as reading some keys took, a backup waits before it reads the next ones.
-pub const BACKUP_PAUSE: u32 = 5;
+/// Keys that a backup reads at a time: whoever writes meanwhile waits behind half a millisecond of reading, not several.
+pub const BACKUP_KEYS: u64 = 128;
+/// Bytes of their entries, about; a larger entry is read alone.
+pub const BACKUP_BYTES: usize = 128 << 10;
+/// So many times as long as reading some keys took, a backup waits before it reads the next ones: it has a tenth of one
+/// processor, and a million keys take half a minute.
+pub const BACKUP_PAUSE: u32 = 10;
 /// How often a backup reads all keys anew because the log no longer has what was written meanwhile.
 pub const BACKUP_SWEEPS_MAX: u32 = 3;
 /// So many bytes of a backup are written before they are put on the disk: what piles up there would hold up the node's own

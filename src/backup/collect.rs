@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::format::{Block, End, Head, Writer};
 use crate::limits::{
-    BACKUP_LAST_BYTES, BACKUP_LAST_EVENTS, BACKUP_PAUSE, BACKUP_SWEEPS_MAX, FRAME_BYTES_MAX,
-    FRAME_EVENTS_MAX, SWEEP_KEYS,
+    BACKUP_BYTES, BACKUP_KEYS, BACKUP_LAST_BYTES, BACKUP_LAST_EVENTS, BACKUP_PAUSE, BACKUP_SWEEPS_MAX,
+    FRAME_BYTES_MAX, FRAME_EVENTS_MAX,
 };
 use crate::replica::{Bound, Bounds, Dot, Frame, VersionVector};
 use crate::storage::{Error, Guest, Moment, Store};
@@ -81,7 +81,7 @@ impl Collector {
         if after.is_some() {
             self.store.leave_to_others(self.took * BACKUP_PAUSE).await;
         }
-        let bounds = Bounds { count: SWEEP_KEYS.0, bytes: FRAME_BYTES_MAX };
+        let bounds = Bounds { count: BACKUP_KEYS, bytes: BACKUP_BYTES };
         let began = Instant::now();
         let piece = self.store.sweep_for(target, after, bounds).await?;
         self.took = began.elapsed();

@@ -187,7 +187,11 @@ impl Room<'_> {
         if free >= self.reserve_bytes {
             return Ok(());
         }
-        Err(Error::Refused("the disk is too full for all of it".into()))
+        let (dir, reserve) = (self.directory.display(), self.reserve_bytes);
+        Err(Error::Refused(format!(
+            "no room in {dir} for all of it, and nothing was made there: while all was given new names, {free} bytes were free, \
+             of which {reserve} are to stay so; make room, or give a --data-dir on a larger file system"
+        )))
     }
 }
 
