@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal};
 use serde_json::Value as Json;
 
-use crate::support::{Client, Node, errors};
+use crate::support::{Client, Node, SOON, errors, wait_until};
 use crate::{Ended, contents, dynarust, end, older, refused, refused_in_a_line, temporary};
 
 pub fn inspect(dir: &Path, args: &[&str]) -> Command {
@@ -179,8 +179,9 @@ fn all_count_the_same() {
         assert_eq!(node.request("PUT", &format!("/key/{key}"), &body).status, 201);
     }
     node.kill();
-    std::thread::sleep(std::time::Duration::from_millis(1_100));
-    let summary = &objects(dir.path(), &["summary"])[0];
+    let summary = || objects(dir.path(), &["summary"]).remove(0);
+    wait_until(SOON, "it has expired", || summary()["expired_keys"] != 0);
+    let summary = &summary();
     let verify = &objects(dir.path(), &["verify"])[0];
     let counts = ["keys", "expired_keys", "versions", "expired_versions", "member_versions"];
     assert_eq!(counts.map(|name| summary[name].as_u64()), [1, 1, 1, 1, 1].map(Some), "{summary}");
