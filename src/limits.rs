@@ -437,7 +437,7 @@ pub const BACKUP_KEYS: u64 = 128;
 /// Bytes of their entries, about; a larger entry is read alone.
 pub const BACKUP_BYTES: usize = 128 << 10;
 /// So many times as long as reading some keys took, a backup waits before it reads the next ones: it has a tenth of one
-/// processor, and a million keys take half a minute.
+/// processor, and some 40,000 keys a second.
 pub const BACKUP_PAUSE: u32 = 10;
 /// How often a backup reads all keys anew because the log no longer has what was written meanwhile.
 pub const BACKUP_SWEEPS_MAX: u32 = 3;
