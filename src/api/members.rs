@@ -20,8 +20,9 @@ pub struct Shown {
     state: &'static str,
     joined_at: String,
     last_seen: Option<String>,
-    lag: u64,
-    lag_seconds: u64,
+    /// Null when this node has not heard from it since it started, as the next is then.
+    lag: Option<u64>,
+    lag_seconds: Option<u64>,
     clock_skew_ms: i64,
     /// The digest of what it held when it last told, if its vector was what ours is now.
     digest: Option<String>,
@@ -91,8 +92,8 @@ async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Pr
         state: "alive",
         joined_at: time::text(member.joined_at_ms),
         last_seen: Some(time::text(now_ms)),
-        lag: 0,
-        lag_seconds: 0,
+        lag: Some(0),
+        lag_seconds: Some(0),
         clock_skew_ms: 0,
         digest: Some(store.published().totals.digest.to_string()),
         holds_forgetting_since: None,
@@ -103,12 +104,12 @@ async fn shown(app: &App, store: &Store, id: NodeId) -> Result<Option<Shown>, Pr
         let published = store.published();
         let own = published.vv.get(store.me());
         let said = store.said_by(id).unwrap_or_default();
-        let has = said.vv.get(store.me());
+        let heard = peer.state.is_some() || !said.vv.is_empty();
         shown.state = peer.liveness.word();
         shown.last_seen = peer.seen_ms.map(time::text);
-        shown.lag = own.saturating_sub(has);
+        shown.lag = heard.then(|| own.saturating_sub(said.vv.get(store.me())));
         let since = peer.owed.map(|(_, since)| since);
-        shown.lag_seconds = since.map_or(0, |since| now_ms.saturating_sub(since) / 1_000);
+        shown.lag_seconds = heard.then(|| since.map_or(0, |since| now_ms.saturating_sub(since) / 1_000));
         let holds = |since: &u64| now_ms.saturating_sub(*since) > HOLDING_MS && !store.lapsed(&said);
         shown.holds_forgetting_since = since.filter(holds).map(time::text);
         shown.digest =

@@ -157,6 +157,11 @@ fn lag_is_shown_while_a_member_is_away() {
     (0..25).for_each(|n| drop(put(cluster.node(0), &format!("k{n}"), "x")));
     let member = get(cluster.node(0).address, &format!("/membership/{away}"));
     assert!(member["lag"].as_u64().unwrap() >= 25, "{member}");
+    // What a node that was started again has not been told, it does not make up.
+    cluster.kill(0);
+    cluster.up(0);
+    let member = get(cluster.node(0).address, &format!("/membership/{away}"));
+    assert!(member["lag"].is_null() && member["lag_seconds"].is_null(), "{member}");
     wait_until(SETTLED, "it is told why", || {
         get(cluster.node(0).address, &format!("/membership/{away}"))["trouble"].is_string()
     });
