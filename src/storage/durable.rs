@@ -8,21 +8,29 @@
 //! A failed sync is never tried again: the kernel may have dropped the dirty pages and report success the next time
 //! (Rebello et al., "Can Applications Recover from fsync Failures?", 2020). The process ends, and recovers at restart.
 //!
-//! This is the only file with `unsafe`: defining a C symbol, calling `fdatasync` on a descriptor that only sled knows,
+//! A read that fails while sled opens its log looks to sled like the log's end, behind which it wipes everything. std reads at
+//! a place through the C symbol `pread64`, which is ours as well: while sled opens, a failed read ends the process before
+//! anything is written.
+//!
+//! This is the only file with `unsafe`: defining C symbols, calling `fdatasync` on a descriptor that only sled knows,
 //! `renameat2` by the name under which the power-cut test stands in for it, and what ends the process without running
 //! anything more of it: `_exit`, and a signal.
 
 #![expect(unsafe_code, reason = "see above; nowhere else")]
 
-use std::ffi::{CString, c_int, c_uint};
+use std::ffi::{CString, c_int, c_uint, c_void};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::exit::Exit;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// How many logs sled is opening now, and how often was read while it did.
+static OPENING: AtomicUsize = AtomicUsize::new(0);
+static READS: AtomicU64 = AtomicU64::new(0);
 
 /// Takes the place of the C library's function of this name for the whole process.
 ///
@@ -40,6 +48,44 @@ pub unsafe extern "C" fn sync_file_range(fd: c_int, _offset: i64, _bytes: i64, _
         Exit::Failed,
         &format!("fdatasync of the store failed: {error}; restart to recover the last commit"),
     )
+}
+
+/// Takes the place of the C library's function of this name for the whole process.
+///
+/// # Safety
+/// As the system call: `to` must have room for so many bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pread64(fd: c_int, to: *mut c_void, bytes: usize, at: i64) -> isize {
+    // SAFETY: handed on as it came. Offsets have 64 bits in both, on the 64-bit systems that sled needs.
+    let read = unsafe { libc::pread(fd, to, bytes, at) };
+    if OPENING.load(Ordering::Relaxed) == 0 {
+        return read;
+    }
+    READS.fetch_add(1, Ordering::Relaxed);
+    if read >= 0 {
+        return read;
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::Interrupted {
+        return read;
+    }
+    end_process(
+        Exit::Failed,
+        &format!(
+            "the store can't be read while it is opened: {error}. Nothing was changed: the disk, or the file system, fails to \
+             give back what is there"
+        ),
+    )
+}
+
+/// Runs what lets sled open a log: a read that fails meanwhile ends the process. Tells too how often was read; never, of a log
+/// that has something, means that the symbol above is not in use.
+pub fn opening<T>(open: impl FnOnce() -> T) -> (T, u64) {
+    let before = READS.load(Ordering::SeqCst);
+    OPENING.fetch_add(1, Ordering::SeqCst);
+    let opened = open();
+    OPENING.fetch_sub(1, Ordering::SeqCst);
+    (opened, READS.load(Ordering::SeqCst) - before)
 }
 
 /// How often sled has synced through us. A flush that does not raise it means that the symbol above is not in use.

@@ -109,8 +109,16 @@ pub fn open_sled_at(path: &Path, segment_bytes: usize, cache_bytes: u64) -> Resu
         .flush_every_ms(None)
         .use_compression(false);
     let deadline = Instant::now() + Duration::from_millis(LOCK_RETRY_MS);
+    let written = std::fs::metadata(path.join("db")).is_ok_and(|db| db.len() > 0);
     loop {
-        match config.open() {
+        let (opened, reads) = durable::opening(|| config.open());
+        match opened {
+            Ok(_) if written && reads == 0 => {
+                return Err(Error::Failed(
+                    "sled does not read through pread64 in this build: a disk that fails would look like the end of the log"
+                        .into(),
+                ));
+            }
             Ok(db) => return Ok(db),
             // sled's threads let go of the file a moment after the last handle went.
             Err(sled::Error::Io(e))

@@ -3,6 +3,7 @@
 
 use crate::beside;
 use crate::child::farewell;
+use crate::corruption::copy;
 use crate::random::seed;
 use crate::shim::Faults;
 use crate::support::{Client, Node};
@@ -203,4 +204,59 @@ fn an_answer_waits_for_the_witness() {
         assert!(witnessed() >= before + write, "write {write} was answered before it was witnessed");
     }
     assert!(faults.hits() > 0, "the fault has not struck");
+}
+
+/// sled takes a read that fails for the end of its log, and would wipe what lies behind. Each start meets the failure somewhere
+/// else, until one gets by without.
+#[test]
+fn a_read_that_fails_while_the_store_opens_loses_nothing() {
+    let _beside = beside();
+    let Some(faults) = Faults::new("a disk that can't be read") else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let original = dir.path().join("original");
+    let node = Node::start(&original, &[]);
+    let mut client = Client::new(node.address);
+    let value = "x".repeat(2_000);
+    for n in 0..600 {
+        let body = format!("{{\"value\": \"{value}{n}\"}}");
+        let put = client.request("PUT", &format!("/key/{}", n % 300), &[], body.as_bytes());
+        assert!(put.expect("an answer").status < 300);
+    }
+    node.signal(libc::SIGKILL);
+    drop(node);
+    let (mut nth, mut ended) = (1_u64, 0);
+    loop {
+        let copied = dir.path().join(format!("copy-{nth}"));
+        copy(&original, &copied);
+        faults.set(&format!("read EIO {nth}"));
+        let before = faults.hits();
+        let attempt = Node::launch(faults.under(Node::command(&copied, &FLAGS)));
+        let struck = faults.hits() > before;
+        faults.clear();
+        assert_eq!(
+            attempt.is_err(),
+            struck,
+            "read {nth} failed: {struck}; the node served: {}",
+            attempt.is_ok()
+        );
+        let log = attempt.as_ref().err().cloned();
+        drop(attempt);
+        let node = Node::launch(Node::command(&copied, &FLAGS)).unwrap_or_else(|why| {
+            panic!("after read {nth} failed:\n{}\n{why}", log.clone().unwrap_or_default())
+        });
+        let mut client = Client::new(node.address);
+        for n in 300..600 {
+            let got = client.request("GET", &format!("/key/{}", n % 300), &[], b"").expect("an answer");
+            let right = got.status == 200 && got.json()["value"] == format!("{value}{n}");
+            assert!(right, "after read {nth} failed, key {} is {}:\n{log:?}", n % 300, got.status);
+        }
+        drop(node);
+        std::fs::remove_dir_all(&copied).expect("it can be removed");
+        if !struck {
+            break;
+        }
+        ended += 1;
+        nth += nth / 8 + 1;
+    }
+    assert!(ended > 10, "only {ended} starts met the failure");
 }

@@ -1,9 +1,9 @@
 /* A disk that fails on command: loaded before the C library, it makes writes and syncs of files under "/store/"
  * fail as the file named by DYNARUST_FAULT_FILE says, from the moment that file appears. It holds three words:
  *
- *   write|sync|witness  EIO|ENOSPC|short|torn|stall  N
+ *   write|sync|witness|read  EIO|ENOSPC|short|torn|stall  N
  *
- * witness: writes of the file PROGRESS instead.
+ * witness: writes of the file PROGRESS instead.   read: reads at a place, EIO only, all from the Nth on.
  *
  * EIO, ENOSPC: the call fails; the first N times, 0: for ever.    short: half is written, and said so.
  * torn: half is written, then the call fails, and all after it.   stall: the call first waits N milliseconds.
@@ -70,7 +70,8 @@ static struct fault wanted(int fd, const char *call)
     else if (!strcmp(action, "torn")) fault.action = TORN, fault.error = EIO;
     else if (!strcmp(action, "stall")) fault.action = STALL;
     else return none;
-    if (fault.action == FAIL && fault.number > 0 && atomic_fetch_add(&failed, 1) >= fault.number) return none;
+    if (!strcmp(call, "read") && atomic_fetch_add(&failed, 1) < fault.number - 1) return none;
+    if (strcmp(call, "read") && fault.action == FAIL && fault.number > 0 && atomic_fetch_add(&failed, 1) >= fault.number) return none;
     if (fault.action == TORN && atomic_fetch_add(&failed, 1) > 0) fault.action = FAIL;
     hit(trigger, call, action);
     errno = saved;
@@ -108,6 +109,20 @@ WRITER(pwrite64, (int fd, const void *from, size_t length, off64_t at), fd, leng
        real(fd, from, length, at), real(fd, from, HALF(length), at))
 WRITER(writev, (int fd, const struct iovec *from, int count), fd, count,
        real(fd, from, count), real(fd, from, 1))
+
+#define READER(name, offset)                                         \
+    ssize_t name(int fd, void *to, size_t length, offset at)         \
+    {                                                                \
+        static __typeof__(&name) real;                               \
+        if (!real) real = REAL(name);                                \
+        struct fault fault = wanted(fd, "read");                     \
+        if (fault.action != FAIL) return real(fd, to, length, at);   \
+        errno = fault.error;                                         \
+        return -1;                                                   \
+    }
+
+READER(pread, off_t)
+READER(pread64, off64_t)
 
 #define SYNCER(name)                                                 \
     int name(int fd)                                                 \
