@@ -74,6 +74,8 @@ struct UnderWay {
     before: VersionVector,
     /// Something of the same origins is under way as well: which of them does what can't be told.
     clouded: bool,
+    /// It was answered so, and earlier pieces of its sweep were not.
+    answer: Option<VersionVector>,
 }
 
 /// What the store must know, at one moment.
@@ -191,11 +193,14 @@ impl Ledger {
                     (other.clouded, clouded) = (true, true);
                 }
                 let before = state.vv.clone();
-                state.offers.insert(*id, UnderWay { offer, before, clouded });
+                state.offers.insert(*id, UnderWay { offer, before, clouded, answer: None });
             }
             Note::Taken { id, vv } => {
-                let under_way = state.offers.remove(id).expect("an answer follows its request");
-                state.take(&under_way, vv, self.events.by_key.keys());
+                state.vv.join(vv);
+                state.offers.get_mut(id).expect("an answer follows its request").answer = Some(vv.clone());
+                while let Some((under_way, answer)) = state.answered() {
+                    state.take(&under_way, &answer, self.events.by_key.keys());
+                }
             }
             Note::Shown(vv) => state.vv.join(vv),
             Note::Naming { node, id } => state.naming = Some((*node, *id)),
@@ -413,7 +418,7 @@ impl State {
     /// All possible vectors of a key, with what was under way and may be there or not.
     fn may(&self, key: u32, found: &VersionVector) -> Vec<VersionVector> {
         let mut may = self.keys.get(&key).cloned().unwrap_or_else(|| vec![VersionVector::new()]);
-        for UnderWay { offer, before, clouded } in self.offers.values() {
+        for UnderWay { offer, before, clouded, .. } in self.offers.values() {
             let Some(news) = news(offer, key) else { continue };
             let came = match &**offer {
                 Offer::Frame(frame) => {
@@ -427,6 +432,22 @@ impl State {
         may
     }
 
+    /// A parcel that was answered, and all before it of the same sweep: one commit may take in several pieces, whose answers
+    /// come in any order.
+    fn answered(&mut self) -> Option<(UnderWay, VersionVector)> {
+        let mut waits: BTreeSet<NodeId> = BTreeSet::new();
+        let (&id, _) = self.offers.iter().find(|(_, under)| {
+            let sender = under.offer.sender();
+            let piece = matches!(&*under.offer, Offer::Sweep(_));
+            if piece && under.answer.is_none() {
+                waits.insert(sender);
+            }
+            under.answer.is_some() && !(piece && waits.contains(&sender))
+        })?;
+        let mut under_way = self.offers.remove(&id)?;
+        under_way.answer.take().map(|answer| (under_way, answer))
+    }
+
     /// An answered parcel.
     fn take<'a>(
         &mut self,
@@ -434,7 +455,7 @@ impl State {
         answer: &VersionVector,
         keys: impl Iterator<Item = &'a u32>,
     ) {
-        let UnderWay { offer, before, clouded } = under_way;
+        let UnderWay { offer, before, clouded, .. } = under_way;
         match &**offer {
             Offer::Frame(frame) => {
                 let mut named = BTreeSet::new();
@@ -474,7 +495,6 @@ impl State {
                 }
             }
         }
-        self.vv.join(answer);
     }
 
     /// Who is sweeping, and what that leads to.
