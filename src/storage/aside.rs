@@ -9,16 +9,18 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::{self, Directory, sync, take_lock};
+use super::directory::{Directory, sync};
 use super::disk::Disk;
 use super::error::Error;
+use super::lock::Lock;
+use super::manifest::served;
 use super::watchdog::Watchdog;
 use super::{Changes, engine, recover};
 use crate::limits::{COMMIT_DEADLINE_MS_DEFAULT, OPENS_CACHE_BYTES};
 
 /// Opens a directory as a start does, and mends what that mends. sled may end the process over it: ask in one of its own.
 pub fn opens(dir: &Path) -> Result<(), Error> {
-    directory::served(dir)?;
+    served(dir)?;
     engine::opening(true);
     let mut directory = Directory::claim(dir)?;
     let disk = Disk::claim(dir, None)?;
@@ -29,14 +31,14 @@ pub fn opens(dir: &Path) -> Result<(), Error> {
 
 /// Was there ever something in this directory that a start must not lose?
 pub fn was_served(dir: &Path) -> bool {
-    !matches!(directory::served(dir), Err(Error::Refused(_)))
+    !matches!(served(dir), Err(Error::Refused(_)))
 }
 
 /// Moves all that is in the directory aside, under a name with this time in it, and says where it is. The directory is empty
 /// then, or is not there.
 pub fn move_aside(dir: &Path, time: &str) -> Result<PathBuf, Error> {
     // Held until all is moved, so that nobody starts on it meanwhile.
-    let _lock = take_lock(dir)?;
+    let _lock = Lock::take(dir)?;
     let whole = std::path::absolute(dir).map_err(|e| Error::of_files("find", dir, &e))?;
     let begun = unfinished(&whole)?;
     if begun.is_none() {

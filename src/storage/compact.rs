@@ -21,6 +21,7 @@ use super::disk::{self, Disk};
 use super::durable::{self, end_process};
 use super::engine;
 use super::error::Error;
+use super::manifest;
 use super::offline::{TreeSize, files, unused};
 use super::recover::{self, open_sled_at};
 use super::trees::meta;
@@ -49,7 +50,7 @@ pub type Told<'a> = &'a mut dyn FnMut(&'static str, u64, u64);
 
 /// Compacts the directory of a stopped node. A store that would not get smaller by a segment is left as it is.
 pub fn compact(dir: &Path, told: Told) -> Result<Compacted, Error> {
-    let had = directory::served(dir)?;
+    let had = manifest::served(dir)?;
     drop(unused(dir)?);
     let mut directory = Directory::claim(dir)?;
     let mut disk = Disk::claim(dir, None)?;

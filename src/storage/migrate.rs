@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use sled::Db;
 
-use super::directory::{Directory, State};
+use super::directory::Directory;
 use super::disk;
 use super::error::Error;
+use super::manifest::State;
 use super::trees::meta;
 use crate::limits::{MIGRATE_BYTES_PER_ROW_BYTE, MIGRATE_SPARE_BYTES, MIGRATE_TOLD_MS};
 

@@ -26,7 +26,10 @@ mod feed;
 mod guard;
 mod heard;
 mod identity;
+mod layout;
 mod listing;
+mod lock;
+mod manifest;
 mod migrate;
 mod offline;
 mod panics;
@@ -61,12 +64,13 @@ pub use audience::Audience;
 pub use changes::{Changes, Kept};
 pub use codec::{Event, Row, Summary};
 pub use compact::{Compacted, compact};
-pub use directory::{FORMAT, Tenant, last_tenant, served, tenant};
 pub use durable::{end_process, sync_calls};
 pub use engine::{engine_exit, fatal, panic_exit};
 pub use error::{CHOICES, Error, OPENED, Rejection};
 pub use heard::{Heard, Said};
 pub use listing::{Asked, Shown, Stretch};
+pub use lock::{Tenant, last_tenant, tenant};
+pub use manifest::{FORMAT, served};
 pub use offline::{About, Fault, Offline, TreeSize, blobs};
 pub use panics::{end_on_panic, panics_are_told};
 pub use pass::Pass;
@@ -88,9 +92,9 @@ use crate::replica::{
 };
 use audience::Guests;
 use committer::{Committer, Message};
-use directory::State;
 use disk::Disk;
 use identity::Birth;
+use manifest::State;
 use recent::Recent;
 use roster::{Evicted, Roster};
 use trees::Trees;
@@ -235,7 +239,7 @@ impl Store {
             Error::Refused(format!("{} is a node's data directory: give an empty one", shown.display()))
         };
         // Asked before it is claimed, which writes into its lock.
-        if to_be == State::Creating && directory::served(&settings.directory).is_ok() {
+        if to_be == State::Creating && manifest::served(&settings.directory).is_ok() {
             return Err(offline::unused(&settings.directory).err().unwrap_or_else(taken));
         }
         let mut directory = directory::Directory::claim(&settings.directory)?;

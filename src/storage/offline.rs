@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 
 use super::aside::is_aside;
 use super::codec::{self, Junk, Row, Summary};
-use super::directory::{self, Directory, Manifest, NEXT_STORE};
+use super::directory::Directory;
 use super::error::{Error, UNTOUCHED};
+use super::layout::{NEXT_STORE, no_links};
+use super::lock::{self, Tenant};
+use super::manifest::{self, Manifest};
 use super::private::PrivateCopy;
 use super::recover::open_sled;
 use super::trees::{Trees, expiry_key, meta, piece_key, pieces_of, read_piece_key, read_row};
@@ -110,7 +113,7 @@ impl Offline {
         told: &mut dyn FnMut(u64, u64),
         anyway: bool,
     ) -> Result<Offline, Error> {
-        let manifest = directory::served(dir)?;
+        let manifest = manifest::served(dir)?;
         let disk_bytes = files(dir)?.iter().map(|(_, bytes)| bytes).sum();
         let copy = copy(dir, another, (work_dir, name), told)?;
         let ours = |error: Error| match named(error, copy.path(), dir) {
@@ -334,7 +337,7 @@ pub fn copy(
 ) -> Result<PrivateCopy, Error> {
     // Held, so that no node starts on it meanwhile.
     let _lock = unused(dir)?;
-    directory::no_links(dir)?;
+    no_links(dir)?;
     let bytes = |files: &[(PathBuf, u64)]| files.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let files = copied(dir)?;
     let total = bytes(&files);
@@ -413,13 +416,13 @@ pub fn unused(dir: &Path) -> Result<Option<File>, Error> {
     match lock.try_lock_shared() {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::Error(e)) => Err(Error::of_files("lock", &path, &e)),
-        Err(TryLockError::WouldBlock) => Err(Error::Refused(match directory::tenant(dir) {
-            Some(directory::Tenant { pid, address: Some(address), .. }) => format!(
+        Err(TryLockError::WouldBlock) => Err(Error::Refused(match lock::tenant(dir) {
+            Some(Tenant { pid, address: Some(address), .. }) => format!(
                 "{} is in use by process {pid}: stop it first, or ask it: curl http://{address}/stats, /membership, /conflicts \
                  or /key/KEY",
                 dir.display()
             ),
-            Some(directory::Tenant { pid, .. }) => {
+            Some(Tenant { pid, .. }) => {
                 format!("{} is in use by process {pid}: stop it first, or wait for its end", dir.display())
             }
             None => format!("{} is in use by another process: stop it first", dir.display()),

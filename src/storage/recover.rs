@@ -19,9 +19,10 @@ use std::time::{Duration, Instant};
 
 use super::changes::{Changes, Kept, ROW_OVERHEAD_BYTES};
 use super::codec::{self, Junk, REPAIR, Row, Summary};
-use super::directory::{Directory, State};
+use super::directory::Directory;
 use super::disk::Disk;
 use super::error::Error;
+use super::manifest::State;
 use super::progress::Progress;
 use super::trees::{Trees, change_key, damaged_entry, meta, read_row};
 use super::watchdog::Watchdog;

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::codec::{self, Junk, Summary};
-use super::directory::{self, State};
 use super::disk::{self, Disk};
 use super::error::Error;
+use super::layout::is_empty;
+use super::manifest::{Manifest, State};
 use super::offline::unused;
 use super::progress::Progress;
 use super::trees::{Trees, change_key, damaged_piece, meta, piece_key, read_piece_key};
@@ -83,9 +84,9 @@ fn finish(store: Store, alone: bool, stop: &dyn Fn() -> bool) -> Result<Option<P
 /// Removes what was made in a directory that was never served; `made`: and the directory. What is somebody's stays: what was
 /// served, what another process is filling, what was there before and is none of ours.
 fn clear_away(dir: &Path, made: bool) {
-    let never_served = || match directory::read_manifest(dir) {
+    let never_served = || match Manifest::read(dir) {
         Ok(Some(manifest)) => manifest.state == State::Creating,
-        Ok(None) => directory::is_empty(dir).unwrap_or(false),
+        Ok(None) => is_empty(dir).unwrap_or(false),
         Err(_) => false,
     };
     if !never_served() {

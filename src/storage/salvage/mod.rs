@@ -26,11 +26,11 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{self, Summary};
-use super::directory::State;
 use super::error::Error;
+use super::manifest::{self, Manifest, State};
 use super::sledlog::{BadPlace, Reach, Segments};
 use super::trees::{piece_key, pieces_of, read_row};
-use super::{directory, offline, progress};
+use super::{offline, progress};
 use crate::limits::{CHUNK_BYTES, SALVAGE_TRIES_MAX, SEGMENT_BYTES, VALUE_BYTES_MAX};
 use crate::replica::{Dot, Entry, Kind, Totals, Value, Version};
 use doubt::Doubt;
@@ -100,9 +100,9 @@ impl Salvage {
         let path = log_file(dir)?;
         let failed = |e: std::io::Error| Error::of_files("read", &path, &e);
         let file = Arc::new(File::open(&path).map_err(failed)?);
-        let manifest = directory::read_manifest(dir).ok().flatten();
+        let manifest = Manifest::read(dir).ok().flatten();
         // Of what it does not know it would say that it is not there.
-        manifest.as_ref().map_or(Ok(()), |manifest| directory::known(dir, manifest))?;
+        manifest.as_ref().map_or(Ok(()), |manifest| manifest.known(dir))?;
         let segment_bytes = manifest.as_ref().map_or(SEGMENT_BYTES, |manifest| manifest.segment_bytes);
         let segments = Segments::of(&file, segment_bytes).map_err(failed)?;
         // Of what was never finished, nobody knows what it was to become.
@@ -379,7 +379,7 @@ fn read_place(file: &File, place: Place) -> Option<Vec<u8>> {
 /// Where the log of a node's directory has something else than messages whose checks hold. Not its end: a crash tears what nobody
 /// was told of, and what else may be missing there, the witness says.
 pub fn bad_places(dir: &Path, told: &mut dyn FnMut(u64, u64)) -> Result<Vec<BadPlace>, Error> {
-    let manifest = directory::served(dir)?;
+    let manifest = manifest::served(dir)?;
     let _lock = offline::unused(dir)?;
     let path = log_file(dir)?;
     let failed = |e: std::io::Error| Error::of_files("read", &path, &e);
