@@ -382,15 +382,15 @@ fn a_long_one_is_not_taken_for_a_disk_that_hangs() {
     slow.env("RUST_LOG", "info");
     let mut node = Node::launch(slow).unwrap_or_else(|log| panic!("does not serve:\n{log}"));
     let log = node.log();
-    let line = log.lines().find(|line| line.contains("migrated to format")).expect("a line when it is done");
-    let ms: u64 =
-        line.split(" in ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("its time");
-    assert!(Duration::from_millis(ms) > deadline, "it took no longer than a commit may: {line}");
-    assert!(log.lines().any(|line| line.contains("migrating") && line.contains("rows")), "{log}");
-    // strace would leave it running.
+    // strace would leave it running, and so would what fails below.
     let pid = node.child.id();
     let traced = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("strace runs");
     let traced = traced.trim().parse().ok().and_then(rustix::process::Pid::from_raw).expect("one process");
     rustix::process::kill_process(traced, rustix::process::Signal::KILL).expect("it can be killed");
     node.wait(SOON);
+    let line = log.lines().find(|line| line.contains("migrated to format")).expect("a line when it is done");
+    let ms: u64 =
+        line.split(" in ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("its time");
+    assert!(Duration::from_millis(ms) > deadline, "it took no longer than a commit may: {line}");
+    assert!(log.lines().any(|line| line.contains("migrating") && line.contains("rows")), "{log}");
 }
