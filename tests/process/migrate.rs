@@ -1,7 +1,7 @@
-//! A migration as a process: killed at any moment and at each of its system calls, without room, on a slow disk. The directory
-//! holds what it held before, in the old format or the new one, and the next start ends what was begun.
+//! A migration as a process: killed at any moment and at each of its system calls, without room, on a disk that is slow or
+//! hangs. The directory holds what it held before, in the old format or the new one, and the next start ends what was begun.
 
-use crate::older::{open, to_format_1};
+use crate::older::{manifest, open, to_format_1};
 use crate::random::{Random, rounds, seed};
 use crate::support::{Client, Node, SOON, binary};
 use crate::volume::Volume;
@@ -87,14 +87,28 @@ fn state(dir: &Path) -> State {
 
 /// It holds this, whatever it went through: as it is, and when it is opened.
 fn holds(dir: &Path, held: &str, context: &str) {
-    assert!(export(dir) == held, "{context}: not what it held, as it is ({:?})", state(dir));
+    let was = state(dir);
+    assert!(export(dir) == held, "{context}: not what it held, as it is ({was:?})");
     let output = opening(dir).stderr(Stdio::piped()).output().expect("it runs");
-    assert!(output.status.success(), "{context}: {}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{context}: {said}");
+    let tells = said.contains("migrating ") || said.contains("finishing the migration ");
+    assert_eq!(tells, was != State::Done, "{context}: {was:?}, and it says {said}");
     assert_eq!(state(dir), State::Done, "{context}");
     assert!(export(dir) == held, "{context}: not what it held");
     let output = command(&["inspect"], dir).arg("verify").stdout(Stdio::piped()).output().expect("it runs");
     let found = String::from_utf8_lossy(&output.stdout);
     assert!(found.starts_with("sound: "), "{context}: {found}");
+    let trees = open(&dir.join("store")).tree_names();
+    assert!(!trees.iter().any(|name| name == b"chunks"), "{context}: the old tree takes room for ever");
+}
+
+/// Bytes of the rows that are to be copied.
+fn old_bytes(dir: &Path) -> u64 {
+    let chunks = open(&dir.join("store")).open_tree("chunks").expect("a tree");
+    let size =
+        |row: sled::Result<(sled::IVec, sled::IVec)>| row.map(|(key, text)| (key.len() + text.len()) as u64);
+    chunks.iter().map(size).sum::<sled::Result<u64>>().expect("it can be read")
 }
 
 /// What came of some migrations that were killed.
@@ -203,17 +217,31 @@ fn without_room_it_is_refused_and_nothing_changes() {
     let scratch = tempfile::tempdir().expect("a directory");
     let (dir, elsewhere) = (volume.path("dir"), scratch.path().join("dir"));
     let held = base(&dir, libc::SIGTERM, 60);
+    let twice = 2 * old_bytes(&dir);
     copy(&dir, &elsewhere);
-    volume.leave("filler", 45 << 20);
+    let refused = |said: &str, reserve: u64| {
+        let numbers = [format!("about {twice} bytes"), format!("{reserve} are to stay free")];
+        let parts = ["no room", "to format 2", "stays in format 1", "make room", "release"];
+        for part in parts.into_iter().chain(numbers.iter().map(String::as_str)) {
+            assert!(said.contains(part), "no {part:?} in {said}");
+        }
+        assert_eq!(state(&dir), State::Before);
+    };
+    // Enough for what a migration leaves free by itself, and too little for what this node is to.
+    volume.leave("filler", twice + (40 << 20));
+    let said = Node::launch(Node::command(&dir, &["--disk-reserve-mib", "48"])).err();
+    refused(&said.expect("it does not serve"), 48 << 20);
+    volume.remove("filler");
+    // A little too little for the former.
+    volume.leave("filler", twice + (31 << 20));
     for args in [&["try-open"][..], &["compact"]] {
         let output = command(args, &dir).stderr(Stdio::piped()).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{args:?}: {said}");
-        for part in ["no room", "to format 2", "bytes", "stays in format 1", "make room", "release"] {
-            assert!(said.contains(part), "{args:?}: no {part:?} in {said}");
-        }
-        assert_eq!(state(&dir), State::Before);
+        refused(&said, 32 << 20);
     }
+    volume.remove("filler");
+    volume.leave("filler", 45 << 20);
     // A copy that is looked into needs room where it is made.
     let output = command(&["inspect"], &elsewhere)
         .args(["summary".as_ref(), "--work-dir".as_ref(), volume.path("").as_os_str()])
@@ -242,13 +270,32 @@ fn without_room_it_is_refused_and_nothing_changes() {
     holds(&dir, &held, "after room went meanwhile");
 }
 
+/// Most directories have no large value: these are brought to the new format on a disk that is nearly full.
+#[test]
+fn without_large_values_it_needs_no_room() {
+    let _beside = beside();
+    let volume = match Volume::tmpfs(64) {
+        Ok(volume) => volume,
+        Err(because) => return skipped("a migration that needs no room", &because),
+    };
+    let dir = volume.path("dir");
+    let node = Node::start(&dir, &[]);
+    assert_eq!(node.request("PUT", "/key/k", "{\"value\": 1}").status, 201);
+    assert_eq!(node.stop().code(), Some(0));
+    let held = export(&dir);
+    assert_eq!(to_format_1(&dir), 0, "nothing is large");
+    volume.leave("filler", 12 << 20);
+    holds(&dir, &held, "with little room");
+}
+
 /// A release that did not know the new tree may have gone on since: what is in that tree is not believed.
 #[test]
 fn what_an_earlier_begin_has_left_is_built_anew() {
     let _beside = beside();
     let scratch = tempfile::tempdir().expect("a directory");
     let dir = scratch.path().join("dir");
-    let held = base(&dir, libc::SIGTERM, 12);
+    // What is left is more than goes between two flushes.
+    let held = base(&dir, libc::SIGTERM, 40);
     let left = |db: &sled::Db| -> sled::Result<()> {
         let (chunks, pieces) = (db.open_tree("chunks")?, db.open_tree("pieces")?);
         for (at, row) in chunks.iter().enumerate().step_by(3) {
@@ -261,6 +308,62 @@ fn what_an_earlier_begin_has_left_is_built_anew() {
     };
     left(&open(&dir.join("store"))).expect("the store can be written");
     holds(&dir, &held, "with some of the new tree");
+}
+
+/// A store that was put beside another directory's manifest is not taken for what that says, nor for one to migrate.
+#[test]
+fn a_store_of_another_format_than_its_manifest_s_is_refused() {
+    let _beside = beside();
+    let scratch = tempfile::tempdir().expect("a directory");
+    let dir = scratch.path().join("dir");
+    let node = Node::start(&dir, &[]);
+    assert_eq!(node.request("PUT", "/key/k", "{\"value\": 1}").status, 201);
+    assert_eq!(node.stop().code(), Some(0));
+    let held = export(&dir);
+    for (says, has) in [("1", 2), ("2", 1), ("2", 3), ("2,\"migrating_from\":1", 3)] {
+        manifest(&dir, |line| line.replace("\"format\":2", &format!("\"format\":{says}")));
+        stamp(&dir, has);
+        for args in [&["try-open"][..], &["export"], &["compact"]] {
+            let output = command(args, &dir).stderr(Stdio::piped()).output().expect("it runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(4), "{args:?} of {has} as {says}: {said}");
+            let both = format!("the manifest says format {}, the store says {has}", &says[..1]);
+            assert!(said.contains(&both), "{args:?}: no {both:?} in {said}");
+        }
+        manifest(&dir, |line| line.replace(&format!("\"format\":{says}"), "\"format\":2"));
+        stamp(&dir, 2);
+    }
+    holds(&dir, &held, "as it was");
+}
+
+/// The store says that it has this format.
+fn stamp(dir: &Path, format: u32) {
+    let db = open(&dir.join("store"));
+    db.open_tree("meta")
+        .and_then(|meta| meta.insert("format", &format.to_be_bytes()))
+        .expect("it can be written");
+    db.flush().expect("it can be written");
+}
+
+/// Its flushes are watched like those of a commit: on a disk that hangs it does not stand there for ever.
+#[test]
+fn one_on_a_disk_that_hangs_ends_in_time() {
+    let _beside = beside();
+    let scratch = tempfile::tempdir().expect("a directory");
+    let dir = scratch.path().join("dir");
+    let held = base(&dir, libc::SIGTERM, 12);
+    if tampered(&Command::new("true"), "fdatasync", "delay_enter=1").is_none() {
+        return;
+    }
+    let node = Node::command(&dir, &["--commit-deadline-ms", "1500"]);
+    let mut stuck = strace(&node, "fdatasync", "delay_enter=6000000");
+    let output = stuck.env("RUST_LOG", "info").stderr(Stdio::piped()).output().expect("strace was tried");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{log}");
+    assert!(log.contains("migrating") && log.contains("not on the disk after 1500 ms"), "{log}");
+    assert!(!log.contains("migrated to format"), "it was not watched: {log}");
+    assert_eq!(state(&dir), State::Before);
+    holds(&dir, &held, "after the disk hung");
 }
 
 /// Each flush has its deadline, and the whole has none.
@@ -279,15 +382,15 @@ fn a_long_one_is_not_taken_for_a_disk_that_hangs() {
     slow.env("RUST_LOG", "info");
     let mut node = Node::launch(slow).unwrap_or_else(|log| panic!("does not serve:\n{log}"));
     let log = node.log();
-    let line = log.lines().find(|line| line.contains("migrated to format")).expect("a line when it is done");
-    let ms: u64 =
-        line.split(" in ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("its time");
-    assert!(Duration::from_millis(ms) > deadline, "it took no longer than a commit may: {line}");
-    assert!(log.lines().any(|line| line.contains("migrating") && line.contains("rows")), "{log}");
-    // strace would leave it running.
+    // strace would leave it running, and so would what fails below.
     let pid = node.child.id();
     let traced = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("strace runs");
     let traced = traced.trim().parse().ok().and_then(rustix::process::Pid::from_raw).expect("one process");
     rustix::process::kill_process(traced, rustix::process::Signal::KILL).expect("it can be killed");
     node.wait(SOON);
+    let line = log.lines().find(|line| line.contains("migrated to format")).expect("a line when it is done");
+    let ms: u64 =
+        line.split(" in ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("its time");
+    assert!(Duration::from_millis(ms) > deadline, "it took no longer than a commit may: {line}");
+    assert!(log.lines().any(|line| line.contains("migrating") && line.contains("rows")), "{log}");
 }
