@@ -18,7 +18,7 @@ pub struct Step {
     pub measure: fn(&Db) -> Result<Size>,
     /// Removes what an earlier begin has left.
     pub reset: Portions,
-    /// Builds.
+    /// Builds: all that was measured, and says so of each portion.
     pub build: Portions,
     /// Removes what nobody reads any more.
     pub clear: Portions,
@@ -28,7 +28,7 @@ pub struct Step {
 pub type Portions = fn(&Db, after: Option<&[u8]>) -> Result<Option<Portion>>;
 
 /// Rows, and bytes of their keys and values.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
     pub rows: u64,
     pub bytes: u64,

@@ -4,7 +4,8 @@
 //!
 //! 1. there must be room for what the step builds, or nothing is changed;
 //! 2. what an earlier begin has left is removed, and all is built anew beside what is there;
-//! 3. the manifest says that the step is under way: from here on an older release refuses the directory;
+//! 3. when all of it was built, the manifest says that the step is under way: from here on an older release refuses the
+//!    directory;
 //! 4. the store gets the new number, in one write;
 //! 5. what nobody reads any more goes, and the manifest says that the step is done.
 //!
@@ -18,7 +19,7 @@ use sled::Db;
 use super::directory::Directory;
 use super::disk;
 use super::error::Error;
-use super::manifest::State;
+use super::manifest::{Manifest, State};
 use super::trees::meta;
 use crate::limits::{MIGRATE_BYTES_PER_ROW_BYTE, MIGRATE_SPARE_BYTES, MIGRATE_TOLD_MS};
 
@@ -88,7 +89,10 @@ impl Migration<'_> {
             );
         }
         self.portions("clearing what was begun before", step.reset, Size::default())?;
-        self.portions("building", step.build, size)?;
+        let built = self.portions("building", step.build, size)?;
+        if built != size {
+            return Err(self.incomplete(number, built, size));
+        }
         if !self.new {
             self.directory.migrating(number)?;
         }
@@ -110,8 +114,8 @@ impl Migration<'_> {
         Ok(())
     }
 
-    /// Does all of it, so much at a time as goes between two flushes.
-    fn portions(&self, what: &str, portions: Portions, of: Size) -> Result<(), Error> {
+    /// Does all of it, so much at a time as goes between two flushes; says how much that was.
+    fn portions(&self, what: &str, portions: Portions, of: Size) -> Result<Size, Error> {
         let (mut after, mut done, mut told) = (None, Size::default(), Instant::now());
         while let Some(portion) = portions(self.db, after.as_deref())? {
             self.flush()?;
@@ -127,11 +131,26 @@ impl Migration<'_> {
                 log::info!("{what}: {}{whole} rows, {} bytes", done.rows, done.bytes);
             }
         }
-        self.flush()
+        self.flush()?;
+        Ok(done)
     }
 
     fn flush(&self) -> Result<(), Error> {
         Ok((self.flush)().map(drop)?)
+    }
+
+    /// Not everything was built: that must never become the store.
+    fn incomplete(&self, number: u32, built: Size, of: Size) -> Error {
+        let Manifest { format, release, .. } = &self.directory.manifest;
+        Error::Refused(format!(
+            "of {} rows with {} bytes {} with {} came to format {number}, which is a fault of this release: {} stays in format \
+             {format}, and nothing of it is lost; go on with release {release}",
+            of.rows,
+            of.bytes,
+            built.rows,
+            built.bytes,
+            self.directory.path().display()
+        ))
     }
 
     /// Refuses when there is no room for what the step builds.
