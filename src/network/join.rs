@@ -242,7 +242,8 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
         // It would be seen to come from one, which leads nowhere from a member elsewhere.
         advertise = house.address_from_elsewhere().await;
     }
-    let join = Join { members, left: house.store.left()?, advertise, port: listen.port() };
+    let since_ms = house.member(house.store.me()).await.map(|record| record.joined_at_ms);
+    let join = Join { members, since_ms, left: house.store.left()?, advertise, port: listen.port() };
     let envelope = house.envelope(Message::Join(join));
     let limit = Duration::from_millis(PEER_ANSWER_MS);
     let answer = house.client.ask(address, &envelope, limit).await?;
@@ -283,7 +284,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                     return Err(Error::Unreadable("it was evicted from this node's cluster itself".into()));
                 }
                 // Of two each may have evicted the other.
-                let written = house.enter(answer.from, address).await;
+                let written = house.enter(answer.from, address, None).await;
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
             // Whoever took it in is asked again, until others know it as well: that is no news.
@@ -334,6 +335,7 @@ impl House {
         let Ok(_adopting) = self.adopting.try_lock() else {
             return Reply::Refused(Refusal::NotNow("it is joining itself".into()));
         };
+        let mut since_ms = None;
         if cluster != mine && join.members > 1 {
             // A node that is alone goes where several are, whoever of the two asked; but its data not by a stranger's word alone.
             if !self.others().is_empty() {
@@ -349,6 +351,8 @@ impl House {
             }
             log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
             self.peers.arrive(None);
+            // It does not begin to be a member by that, or it would be one again though it was evicted.
+            since_ms = join.since_ms;
         }
         if let Some(left) = join.left.filter(|left| *left != self.store.cluster()) {
             // Its roster is that one's, and would come along.
@@ -368,7 +372,7 @@ impl House {
         if host.is_some_and(|host| self.reached_at(&host)) {
             self.introduce().await;
         }
-        match self.enter(from, &address).await {
+        match self.enter(from, &address, since_ms).await {
             Ok(true) => log::info!("node {from} is a member now, as {address}"),
             Ok(false) => {}
             Err(e) => return Reply::Refused(Refusal::NotNow(e.to_string())),
@@ -385,11 +389,13 @@ impl House {
         }
     }
 
-    /// This node is a member from now on, and is reached there; `false` when it was.
-    async fn enter(&self, id: NodeId, address: &str) -> Result<bool, Rejection> {
+    /// This node is a member from now on, or has been one for as long as it says, and is reached there; `false` when that is
+    /// known.
+    async fn enter(&self, id: NodeId, address: &str, since_ms: Option<u64>) -> Result<bool, Rejection> {
         let now_ms = (self.settings.now_ms)();
+        let since_ms = since_ms.unwrap_or(now_ms).min(now_ms);
         let enter = |records: &Records| {
-            let record = records.taken_in(address.to_owned(), now_ms);
+            let record = records.taken_in(address.to_owned(), since_ms);
             (records.standing().as_ref() != Some(&record)).then(|| Action::Put(record.text(), None))
         };
         Ok(self.store.change_records(id, enter).await?.is_some())

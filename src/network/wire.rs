@@ -91,6 +91,8 @@ fn few_packets<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<u8>>, D::Er
 pub struct Join {
     /// How many members its own cluster has, itself included.
     pub members: u64,
+    /// Since when it is a member of that, in ms since 1970: whoever comes over to its cluster takes it for a member since then.
+    pub since_ms: Option<u64>,
     /// The cluster that it has left, if it belongs to none: it still holds what that one held.
     pub left: Option<NodeId>,
     /// Where it says that it can be reached.
@@ -224,7 +226,7 @@ mod tests {
     use super::*;
 
     fn envelope() -> Envelope<Message> {
-        let join = Join { members: 3, left: None, advertise: Some("a:1".into()), port: 7 };
+        let join = Join { members: 3, since_ms: Some(5), left: None, advertise: Some("a:1".into()), port: 7 };
         Envelope {
             cluster: NodeId(1),
             from: NodeId(2),

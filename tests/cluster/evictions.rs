@@ -100,6 +100,33 @@ fn an_eviction_wins_against_a_changed_address() {
     cluster.settle();
 }
 
+/// It was down when it was evicted, by one that is down when it comes back; and it brings in a new node, which knows nothing.
+#[test]
+fn an_eviction_outlasts_that_the_evicted_takes_in_a_new_node() {
+    let mut cluster = Cluster::start(3);
+    let evicted = id(cluster.node(1));
+    let joined = |node: &Node| get(node.address, &format!("/membership/{evicted}"))["joined_at"].clone();
+    let since = joined(cluster.node(0));
+    cluster.kill(1);
+    cluster.kill(2);
+    evict(cluster.node(0), &evicted);
+    cluster.kill(0);
+    let new = Node::start(&cluster.dir(3), &[]);
+    let by = new.address.to_string();
+    cluster.nodes[1] = Some(Node::start(&cluster.dir(1), &[&by]));
+    wait_until(SETTLED, "the new node came over", || roster(&new).len() == 4);
+    wait_until(SETTLED, "it knows the other", || state(&new, &evicted) == "alive");
+    assert_eq!(joined(&new), since, "its membership has not begun anew");
+    cluster.nodes[2] = Some(Node::start(&cluster.dir(2), &[&by]));
+    wait_until(SETTLED, "a member that does not know either", || state(cluster.node(2), &evicted) == "alive");
+    let by = cluster.node(2).address.to_string();
+    cluster.nodes[0] = Some(Node::start(&cluster.dir(0), &[&by]));
+    let stay = [cluster.node(0), cluster.node(2), &new];
+    all_show(&stay, &ids(&stay));
+    wait_until(SETTLED, "it knows", || state(cluster.node(1), &evicted) == "none");
+    tells_that_it_is_out(cluster.node(1));
+}
+
 /// What joins by a node that was evicted, and does not know it, is in all the same.
 #[test]
 fn who_comes_in_by_an_evicted_node_is_a_member() {

@@ -28,6 +28,7 @@ enum Message {
     Sweep,
     Join {
         members: u64,
+        since_ms: Option<u64>,
         left: Option<NodeId>,
         advertise: Option<String>,
         port: u16,
@@ -75,7 +76,8 @@ impl Rogue {
     }
 
     fn joins(&self, node: &Node, advertise: &str) -> Response {
-        let join = Message::Join { members: 1, left: None, advertise: Some(advertise.to_owned()), port: 1 };
+        let advertise = Some(advertise.to_owned());
+        let join = Message::Join { members: 1, since_ms: None, left: None, advertise, port: 1 };
         say(node, &self.envelope(join))
     }
 
