@@ -97,6 +97,12 @@ pub const EXPIRY_GRACE_MS: u64 = 60_000;
 /// A version stamped further ahead of our clock than this does not move our clock.
 pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 
+/// So many words in a row must say that a clock is as far off as that before it is told: one may have been long under way.
+pub const CLOCK_OFF_WORDS: u32 = 3;
+
+/// Pause between two notes that versions came from the far future, in ms: under load they do so all the time.
+pub const CLOCK_TOLD_MS: u64 = 60_000;
+
 /// Default of `--write-queue`: writes that may wait for the committer.
 pub const WRITE_QUEUE_DEFAULT: usize = 4_096;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::clocks::Clocks;
 use super::evict::Evictions;
 use super::pulse::{self, Beat};
 use super::{House, NOWHERE, join, shipper};
@@ -21,7 +22,7 @@ pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec
         tokio::spawn(join::join(house.clone(), addresses));
     }
     let mut shippers: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
-    let mut evictions = Evictions::new(&house);
+    let (mut evictions, mut clocks) = (Evictions::new(&house), Clocks::default());
     let mut feed = house.store.feed();
     let (mut look, mut followed) = (true, NOWHERE);
     loop {
@@ -33,7 +34,9 @@ pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec
         followed = cluster;
         retire(&house, &shippers).await;
         compare(&house, &shippers);
-        house.tell_of_ways(&shippers.keys().copied().collect::<Vec<_>>()).await;
+        let others: Vec<NodeId> = shippers.keys().copied().collect();
+        clocks.look(&house, &others);
+        house.tell_of_ways(&others).await;
         tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
         look = feed.has_changed().unwrap_or(true);
         feed.mark_unchanged();

@@ -10,6 +10,7 @@
 //! 3. what comes from elsewhere is checked before it is taken in; a stranger changes nothing but by joining.
 
 mod client;
+mod clocks;
 mod error;
 mod evict;
 mod join;
