@@ -107,6 +107,7 @@ fn problem(denied: Denied, request: &HttpRequest) -> Problem {
         ),
         Denied::Path => api::no_such_path(request.path()),
         Denied::Method => Problem::not_allowed(request.method().as_str(), "POST"),
+        Denied::Parameters => Problem::new(Code::InvalidParameter, "this path takes no parameters"),
         Denied::Unreadable(why) => Problem::new(Code::InvalidBody, why),
         Denied::Stays(why) => Problem::new(Code::CantLeave, why),
         Denied::Busy => Problem::new(Code::Busy, "too many large messages are under way: try again"),

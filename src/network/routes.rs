@@ -29,6 +29,8 @@ pub enum Denied {
     Path,
     /// The path takes POST.
     Method,
+    /// The path takes no parameters.
+    Parameters,
     /// It makes no sense.
     Unreadable(String),
     /// The node is not ready yet.
@@ -60,6 +62,9 @@ pub async fn answer(
     }
     if *request.method() != Method::POST {
         return Err(Denied::Method);
+    }
+    if !request.query_string().is_empty() {
+        return Err(Denied::Parameters);
     }
     let house = door.house.get().ok_or(Denied::Starting)?;
     if request.path() == "/cluster/leave" {

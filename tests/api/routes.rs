@@ -129,6 +129,13 @@ fn what_is_refused_does_not_wait() {
     assert!(start.elapsed() < Duration::from_secs(4));
 }
 
+/// It would have left with a misspelt option, and stopped.
+#[test]
+fn a_node_is_not_asked_to_leave_with_parameters() {
+    problem(&node().request("POST", "/cluster/leave?dry_run=true", ""), 400, "invalid-parameter");
+    assert_eq!(node().request("GET", "/ready", "").status, 200);
+}
+
 #[test]
 fn bad_parameters_are_refused_and_change_nothing() {
     let key = fresh("w");
