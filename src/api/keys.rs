@@ -39,7 +39,7 @@ pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<H
             return Err(absent(&condition).in_session(session.to_string()));
         };
         if !(Condition { matches_none: None, ..condition.clone() }).holds(Some(&token)) {
-            return Err(Rejection::Precondition(Some(token)).into());
+            return Err(refused(Rejection::Precondition(Some(token)), store, session));
         }
         if !(Condition { matches: None, ..condition.clone() }).holds(Some(&token)) {
             let mut answer = HttpResponse::NotModified();
@@ -105,7 +105,9 @@ pub async fn conflicts(app: &App, request: &HttpRequest) -> Result<HttpResponse,
         siblings: entry.visible(now_ms).map(sibling).collect(),
     });
     let shown = Conflicts { keys: keys.collect(), next: found.next.as_deref().map(text) };
-    Ok(HttpResponse::Ok().json(shown))
+    let mut session = store.published().vv.clone();
+    found.keys.iter().for_each(|(_, entry)| session.join(entry.context()));
+    Ok(HttpResponse::Ok().insert_header((SESSION_TOKEN, session.to_string())).json(shown))
 }
 
 /// Waits until the node has all that the client has seen.
@@ -136,6 +138,16 @@ pub(super) async fn catch_up(
         None => "try again, or ask another node".into(),
     };
     Err(Problem::new(Code::Behind, format!("not within {timeout_ms} ms (timeout_ms): {advice}")))
+}
+
+/// A refusal tells what the key holds as well as an answer does.
+fn refused(rejection: Rejection, store: &Store, mut session: VersionVector) -> Problem {
+    session.join(&store.published().vv);
+    if let Rejection::Precondition(Some(token)) = &rejection {
+        // An entry may be ahead of the vector.
+        token.dots().iter().for_each(|dot| session.raise(*dot));
+    }
+    Problem::from(rejection).in_session(session.to_string())
 }
 
 fn absent(condition: &Condition) -> Problem {
@@ -171,7 +183,10 @@ pub async fn put(app: &App, request: &HttpRequest, payload: &mut Payload) -> Res
     catch_up(app, store, &session, options.timeout_ms).await?;
     let action = Action::Put(put.text, put.ttl_ms);
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room };
-    let written = store.write(write).await?;
+    let written = match store.write(write).await {
+        Ok(written) => written,
+        Err(rejection) => return Err(refused(rejection, store, session)),
+    };
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     written_answer(status, &key, written, options, (app, store), session).await
 }
@@ -187,7 +202,10 @@ pub async fn delete(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pr
     catch_up(app, store, &session, options.timeout_ms).await?;
     let action = Action::Delete;
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room: None };
-    let written = store.write(write).await?;
+    let written = match store.write(write).await {
+        Ok(written) => written,
+        Err(rejection) => return Err(refused(rejection, store, session)),
+    };
     written_answer(StatusCode::OK, &key, written, options, (app, store), session).await
 }
 
@@ -232,15 +250,15 @@ async fn replicas(options: Options, dot: Dot, (app, store): (&App, &Store)) -> (
     if options.wanted == Wanted::Members(1) {
         return (true, vec![store.me()]);
     }
-    let members = store.members().len();
-    let wanted = match options.wanted {
-        Wanted::Members(wanted) => wanted as usize,
-        Wanted::Majority => members / 2 + 1,
-        Wanted::All => members,
-    };
     let me = store.me();
     let mut reached = false;
     let over = store.until_said(|said| {
+        // Of those that are members now: one may have been evicted meanwhile.
+        let wanted = match options.wanted {
+            Wanted::Members(wanted) => wanted as usize,
+            Wanted::Majority => said.len() / 2 + 1,
+            Wanted::All => said.len(),
+        };
         let has = |(id, said): &(&NodeId, &Said)| **id == me || said.vv.covers(dot);
         reached = said.iter().filter(has).count() >= wanted;
         reached || said.len() < wanted

@@ -33,6 +33,34 @@ fn writes_that_did_not_see_each_other_are_both_kept() {
     assert_eq!(dots(&read.version), both, "the version names both");
 }
 
+/// Who is refused is told what the key holds, and must not be told less by the next node that it asks.
+#[test]
+fn refusals_that_tell_of_the_key_carry_a_session_as_well() {
+    let (key, base, a, b) = siblings();
+    let path = format!("/key/{key}");
+    let body: &[u8] = b"{\"value\":1}";
+    let newest = dots(&node().read(&key).version).into_iter().max().expect("a version");
+    for (method, headers, status) in [
+        ("GET", ("If-Match", "\"0000000000000001-1\""), 412),
+        ("PUT", ("If-None-Match", "*"), 412),
+        ("PUT", ("If-Match", "\"0000000000000001-1\""), 412),
+        ("DELETE", ("If-Match", "\"0000000000000001-1\""), 412),
+    ] {
+        let answer = node().request_with(method, &path, &[headers], if method == "PUT" { body } else { b"" });
+        assert_eq!(answer.status, status, "{method}: {}", answer.text());
+        let token = answer.header("session-token").unwrap_or_else(|| panic!("{method} {status}: no token"));
+        let (origin, seq) = newest.split_once('-').expect("a dot");
+        let its = token.split(',').find_map(|dot| dot.trim().strip_prefix(origin)?.strip_prefix('-'));
+        let covers = its.and_then(|its| its.parse::<u64>().ok()) >= seq.parse().ok();
+        assert!(covers, "{method}: {token} does not cover {newest}");
+    }
+    let missing = node().request("DELETE", &format!("/key/{}", fresh("causal")), "");
+    assert!(missing.status == 404 && missing.header("session-token").is_some(), "{}", missing.text());
+    let listed = node().request("GET", "/conflicts", "");
+    assert!(listed.header("session-token").is_some(), "{}", listed.text());
+    drop((base, a, b));
+}
+
 /// On a node of its own: the list is of all keys.
 #[test]
 fn keys_with_siblings_are_listed() {

@@ -172,6 +172,26 @@ fn lag_is_shown_while_a_member_is_away() {
     });
 }
 
+/// All that are members when it is answered; not all that were when it was asked.
+#[test]
+fn a_write_for_all_does_not_wait_for_who_was_evicted() {
+    let cluster = Cluster::start(3);
+    let (gone, node) = (id(cluster.node(2)), cluster.node(0));
+    cluster.node(2).signal(libc::SIGSTOP);
+    let address = node.address;
+    let waits = std::thread::spawn(move || {
+        let mut client = crate::support::Client::new(address);
+        client.request("PUT", "/key/k?w=all&timeout_ms=60000", &[], b"{\"value\": 1}").expect("an answer")
+    });
+    wait_until(SETTLED, "another has it", || cluster.node(1).request("GET", "/key/k", "").status == 200);
+    assert!(!waits.is_finished(), "one has not got it");
+    assert_eq!(node.request("DELETE", &format!("/membership/{gone}"), "").status, 200);
+    let answer = waits.join().expect("it was asked");
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert_eq!(answer.json()["replicas"], 2);
+    cluster.node(2).signal(libc::SIGCONT);
+}
+
 /// A member that has stopped, with its connections open, holds nobody up.
 #[test]
 fn a_stopped_member_costs_the_others_nothing() {
