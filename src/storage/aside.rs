@@ -39,6 +39,10 @@ pub fn was_served(dir: &Path) -> bool {
 pub fn move_aside(dir: &Path, time: &str) -> Result<PathBuf, Error> {
     // Held until all is moved, so that nobody starts on it meanwhile.
     let _lock = Lock::take(dir)?;
+    if !dir.join("MANIFEST").exists() {
+        // Whatever a move that is cut off leaves is told by it from what is foreign, and so is what was moved.
+        fs::File::create(dir.join("MANIFEST")).map_err(|e| Error::of_files("write into", dir, &e))?;
+    }
     let whole = std::path::absolute(dir).map_err(|e| Error::of_files("find", dir, &e))?;
     let begun = unfinished(&whole)?;
     if begun.is_none() {

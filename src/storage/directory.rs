@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::Error;
+use super::error::{Error, UNTOUCHED};
 use super::guard;
 use super::layout::{NEXT_STORE, is_empty, no_links};
 use super::lock::Lock;
@@ -42,9 +42,7 @@ impl Directory {
         }
         let manifest = Manifest::read(path)?;
         if manifest.is_none() && !is_empty(path).map_err(refuse)? {
-            return Err(Error::Refused(format!(
-                "{shown} is not empty and has no MANIFEST: not a data directory of DynaRust; give another with --data-dir"
-            )));
+            return Err(Manifest::lacking(path));
         }
         manifest.as_ref().map_or(Ok(()), |manifest| manifest.known(path))?;
         no_links(path)?;
@@ -104,19 +102,9 @@ impl Directory {
 
     /// May sled open what was served? If not, not a byte has changed.
     pub fn check(&self) -> Result<(), Error> {
-        self.sound().inspect_err(|_| self.lock.put_back())
-    }
-
-    fn sound(&self) -> Result<(), Error> {
-        let store = self.store();
-        for name in ["conf", "db"] {
-            let length = fs::metadata(store.join(name)).map(|m| m.len()).unwrap_or(0);
-            if length == 0 {
-                return Err(Error::Damaged(format!("{} is missing or empty", store.join(name).display())));
-            }
-        }
-        let snapshot = snapshot(&store).map_err(|e| Error::of_files("read", &store, &e))?;
-        guard::check(&store, self.manifest.segment_bytes, snapshot, Progress::witness(&self.path)?)
+        sound(&self.path, self.manifest.segment_bytes)
+            .map_err(Error::untouched)
+            .inspect_err(|_| self.lock.put_back())
     }
 
     /// Makes what is there fit to be opened: a snapshot that was being written when the machine stopped bricks sled,
@@ -235,8 +223,43 @@ pub fn take_ballast(directory: &Path) -> io::Result<()> {
     made.inspect_err(|_| drop_ballast(directory))
 }
 
+/// May sled open the store in this directory? Nothing is changed by the look.
+pub fn sound(dir: &Path, segment_bytes: usize) -> Result<(), Error> {
+    let store = dir.join("store");
+    for name in ["conf", "db"] {
+        let length = fs::metadata(store.join(name)).map(|m| m.len()).unwrap_or(0);
+        if length == 0 {
+            return Err(Error::Damaged(format!("{} is missing or empty", store.join(name).display())));
+        }
+    }
+    whole_conf(&store, segment_bytes)?;
+    guard::check(&store, segment_bytes, snapshot(&store)?, Progress::witness(dir)?)
+}
+
+/// Is sled's configuration what it was? sled only warns when its check does not hold, and takes what it reads.
+pub fn whole_conf(store: &Path, segment_bytes: usize) -> Result<(), Error> {
+    let path = store.join("conf");
+    let bytes = fs::read(&path).map_err(|e| Error::of_files("read", &path, &e))?;
+    let whole = bytes.split_last_chunk::<4>().filter(|(text, check)| {
+        let size = format!("segment_size: {segment_bytes}\n");
+        crc32fast::hash(text) == u32::from_le_bytes(**check) && text.starts_with(size.as_bytes())
+    });
+    match whole {
+        Some(_) => Ok(()),
+        None => Err(Error::Damaged(format!(
+            "{} is damaged; so nothing was opened, and {UNTOUCHED}. It is the same in the directory of every node: put the one \
+             of another node in its place, and start again",
+            path.display()
+        ))),
+    }
+}
+
 /// The snapshot that sled will read, and before which LSN it has everything.
-fn snapshot(store: &Path) -> io::Result<Option<(u64, PathBuf)>> {
+pub fn snapshot(store: &Path) -> Result<Option<(u64, PathBuf)>, Error> {
+    newest(store).map_err(|e| Error::of_files("read", store, &e))
+}
+
+fn newest(store: &Path) -> io::Result<Option<(u64, PathBuf)>> {
     let mut last: Option<(u64, PathBuf)> = None;
     for file in fs::read_dir(store)? {
         let path = file?.path();

@@ -51,6 +51,16 @@ impl Error {
 }
 
 impl Error {
+    /// The same, found before anything was opened.
+    pub fn untouched(self) -> Error {
+        match self {
+            Error::Damaged(why) if !why.contains(UNTOUCHED) => {
+                Error::Damaged(format!("{why}; so nothing was opened, and {UNTOUCHED}"))
+            }
+            error => error,
+        }
+    }
+
     /// The same, naming the store that it is about.
     pub fn in_store(self, store: &Path) -> Error {
         let shown = store.display().to_string();

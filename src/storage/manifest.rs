@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::directory::sync;
-use super::error::Error;
+use super::error::{Error, UNTOUCHED};
 use super::layout::all_files;
 use crate::limits::SEGMENT_BYTES;
 
@@ -78,7 +78,24 @@ impl Manifest {
             let sound = check.trim_end() == format!("{:016x}", xxh3_64(line.as_bytes()));
             sound.then(|| serde_json::from_str(line).ok()).flatten()
         });
-        manifest.map(Some).ok_or_else(|| Error::Damaged(format!("{} is damaged", path.display())))
+        let damaged = || {
+            Error::Damaged(format!("{} is damaged; so nothing was opened, and {UNTOUCHED}", path.display()))
+        };
+        manifest.map(Some).ok_or_else(damaged)
+    }
+
+    /// What is to be said of a directory without one. It is foreign, unless what only a node makes is there.
+    pub fn lacking(dir: &Path) -> Error {
+        let shown = dir.display();
+        if ["store/db", "PROGRESS"].iter().all(|part| dir.join(part).is_file()) {
+            return Error::Damaged(format!(
+                "{} is missing, though the rest of a data directory is there; so it was not opened, and {UNTOUCHED}",
+                dir.join("MANIFEST").display()
+            ));
+        }
+        Error::Refused(format!(
+            "{shown} is not empty and has no MANIFEST: not a data directory of DynaRust; give another one"
+        ))
     }
 
     /// Puts it in its place, on the disk.
@@ -112,7 +129,7 @@ impl Manifest {
 pub fn served(dir: &Path) -> Result<Manifest, Error> {
     let shown = dir.display();
     match Manifest::read(dir)? {
-        None => Err(Error::Refused(format!("{shown} has no MANIFEST: not a data directory of DynaRust"))),
+        None => Err(Manifest::lacking(dir)),
         Some(manifest) if manifest.state == State::Creating => Err(Error::Refused(format!(
             "{shown} was never served: its making did not come to an end, and nothing is in it"
         ))),

@@ -64,6 +64,7 @@ pub use audience::Audience;
 pub use changes::{Changes, Kept};
 pub use codec::{Event, Row, Summary};
 pub use compact::{Compacted, compact};
+pub use directory::whole_conf;
 pub use durable::{end_process, sync_calls};
 pub use engine::{engine_exit, fatal, panic_exit};
 pub use error::{CHOICES, Error, OPENED, Rejection};

@@ -113,7 +113,7 @@ impl Offline {
         told: &mut dyn FnMut(u64, u64),
         anyway: bool,
     ) -> Result<Offline, Error> {
-        let manifest = manifest::served(dir)?;
+        let manifest = manifest::served(dir).map_err(|error| advised(error, dir))?;
         let disk_bytes = files(dir)?.iter().map(|(_, bytes)| bytes).sum();
         let copy = copy(dir, another, (work_dir, name), told)?;
         let ours = |error: Error| match named(error, copy.path(), dir) {
@@ -123,19 +123,17 @@ impl Offline {
             error => error,
         };
         let mut directory = Directory::claim(copy.path()).map_err(ours)?;
-        directory.repair().map_err(ours)?;
         let refused = match directory.check().map_err(ours) {
             Err(Error::Damaged(why)) if anyway => Some(why),
-            Err(Error::Damaged(why)) => {
-                return Err(Error::Damaged(format!(
-                    "{why}. What is wrong with it: DynaRust inspect {0} verify; what can be read of it: DynaRust inspect {0} \
-                     salvage --out FILE",
-                    dir.display()
-                )));
-            }
-            checked => checked.map(|()| None)?,
+            Err(error) => return Err(advised(error, dir)),
+            Ok(()) => None,
         };
-        let db = open_sled(&directory, CACHE_BYTES).map_err(ours)?;
+        directory.repair().map_err(ours)?;
+        let db = open_sled(&directory, CACHE_BYTES).map_err(|error| match &refused {
+            // What was seen before says more than what sled makes of it.
+            Some(why) => Error::Damaged(why.clone()),
+            None => ours(error),
+        })?;
         // In the copy's own place: that is where room may be lacking.
         let migrated = migrate::run(&db, &mut directory, SPARE_BYTES, &|| db.flush());
         migrated.map_err(|error| match error {
@@ -326,6 +324,18 @@ fn copied(dir: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
         ["LOCK", "BALLAST", NEXT_STORE].iter().any(|name| top == *name) || is_aside(&dir.join(top))
     };
     Ok(files(dir)?.into_iter().filter(|(path, _)| !left_out(path)).collect())
+}
+
+/// What else there is to look with, where a directory is damaged.
+fn advised(error: Error, dir: &Path) -> Error {
+    match error {
+        Error::Damaged(why) => Error::Damaged(format!(
+            "{why}. What is wrong with it: DynaRust inspect {0} verify; what can be read of it: DynaRust inspect {0} salvage \
+             --out FILE",
+            dir.display()
+        )),
+        error => error,
+    }
 }
 
 /// Makes a copy, with room for one of `another` directory too.

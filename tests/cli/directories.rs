@@ -125,11 +125,11 @@ fn a_directory_without_its_store_or_manifest_is_never_taken_for_empty() {
     let (manifest, store) = (dir.path().join("MANIFEST"), dir.path().join("store"));
     let text = fs::read_to_string(&manifest).expect("it is there");
     fs::remove_file(&manifest).expect("it is there");
-    refused_in_a_line(Node::command(dir.path(), &[]), 3, &[&dir.path().display().to_string()]);
+    refused_in_a_line(Node::command(dir.path(), &[]), 4, &[&manifest.display().to_string(), "is missing"]);
     for broken in ["", "{", "{}", "not JSON", "{\"format\":\"1\"}"] {
         fs::write(&manifest, broken).expect("it can be written");
         let ended = end(Node::command(dir.path(), &[]));
-        assert!(matches!(ended.code, Some(3 | 4)), "{broken:?}: {:?}\n{}", ended.code, ended.stderr);
+        assert!(matches!(ended.code, Some(4)), "{broken:?}: {:?}\n{}", ended.code, ended.stderr);
         assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
     }
     fs::write(&manifest, text).expect("it can be written");

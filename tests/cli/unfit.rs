@@ -59,6 +59,48 @@ fn a_store_that_lacks_what_sled_makes_anew_is_not_called_sound() {
     assert!(verified.stdout.contains("store/conf: it is missing or empty"), "{}", verified.stdout);
 }
 
+/// Whatever part is gone or damaged: it is named by all, with what to do, and nothing is touched or said to have been.
+#[test]
+fn each_part_that_is_missing_or_damaged_is_named_by_all() {
+    let (dir, elsewhere) = (temporary(), temporary());
+    let node = Node::start(dir.path(), &[]);
+    assert_eq!(node.request("PUT", "/key/k", "{\"value\": 1}").status, 201);
+    assert_eq!(node.stop().code(), Some(0));
+    let sponsor = Node::start(elsewhere.path(), &[]);
+    let (data, by) = (dir.path().to_str().expect("a path of UTF-8"), sponsor.address.to_string());
+    for part in ["MANIFEST", "PROGRESS", "store/conf", "store/db"] {
+        let path = dir.path().join(part);
+        let whole = fs::read(&path).expect("it is there");
+        for damage in ["missing", "damaged"] {
+            match damage {
+                "missing" => fs::remove_file(&path).expect("it can be removed"),
+                _ => {
+                    let mut bytes = whole.clone();
+                    bytes.iter_mut().skip(5).step_by(7).take(3).for_each(|byte| *byte ^= 1);
+                    fs::write(&path, bytes).expect("it can be written");
+                }
+            }
+            let before = contents(dir.path());
+            let words = [part, damage, "no byte of it has changed", "salvage --out FILE"];
+            refused_in_a_line(Node::command(dir.path(), &[]), 4, &words);
+            for what in ["summary", "keys", "members"] {
+                refused_in_a_line(dynarust(&["inspect", data, what]), 4, &words);
+            }
+            refused_in_a_line(dynarust(&["export", data]), 4, &words);
+            let verified = end(dynarust(&["inspect", data, "verify"]));
+            assert_eq!(verified.code, Some(1), "{part} {damage}: {}", verified.stderr);
+            assert!(verified.stdout.contains(part), "{part} {damage}: {}", verified.stdout);
+            let alone = dynarust(&["127.0.0.1:0", "--data-dir", data, "--rejoin-empty"]);
+            refused_in_a_line(alone, 3, &[part, "Nothing was moved"]);
+            assert!(contents(dir.path()) == before, "{part} {damage}: something has changed");
+        }
+        fs::write(&path, whole).expect("it can be written");
+    }
+    fs::remove_file(dir.path().join("MANIFEST")).expect("it is there");
+    let node = Node::start(dir.path(), &[&by, "--rejoin-empty"]);
+    assert!(node.log().contains("MANIFEST is missing") && node.log().contains("aside-"), "{}", node.log());
+}
+
 #[test]
 fn a_damaged_snapshot_of_sled_is_named_with_what_to_do() {
     let dir = temporary();

@@ -166,6 +166,10 @@ fn look(
             }
         }
     }
+    if let Some(manifest) = manifest.as_ref().filter(|_| there) {
+        let store = dir.join("store");
+        there = findings.or_add("store/conf", storage::whole_conf(&store, manifest.segment_bytes))?.is_some();
+    }
     for file in storage::blobs(dir)? {
         let what = "nothing may be here, for sled does not put it on the disk";
         findings.add(&format!("store/blobs/{file}"), what)?;

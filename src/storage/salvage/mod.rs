@@ -28,9 +28,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::codec::{self, Summary};
 use super::error::Error;
 use super::manifest::{self, Manifest, State};
-use super::sledlog::{BadPlace, Reach, Segments};
+use super::sledlog::{BadPlace, Opening, Reach, Segments};
 use super::trees::{piece_key, pieces_of, read_row};
-use super::{offline, progress};
+use super::{directory, offline, progress};
 use crate::limits::{CHUNK_BYTES, SALVAGE_TRIES_MAX, SEGMENT_BYTES, VALUE_BYTES_MAX};
 use crate::replica::{Dot, Entry, Kind, Totals, Value, Version};
 use doubt::Doubt;
@@ -397,6 +397,13 @@ pub fn bad_places(dir: &Path, told: &mut dyn FnMut(u64, u64)) -> Result<Vec<BadP
             }
         },
     );
+    if directory::sound(dir, manifest.segment_bytes).is_ok() {
+        // Where sled will end it, parts of one commit may stand behind what never came to the disk.
+        let (lsn, _) = directory::snapshot(&dir.join("store"))?.unwrap_or_default();
+        let end =
+            Opening::of(&file, manifest.segment_bytes, lsn).and_then(|log| log.end()).map_err(failed)?;
+        last = last.min(end.lsn);
+    }
     bad.retain(|place| place.through.is_none_or(|through| through <= last));
     Ok(bad)
 }
