@@ -99,10 +99,11 @@ impl Clocks {
             return None;
         }
         self.told = (versions, Some(now));
+        let more = versions - before;
         let text = format!(
-            "{} versions came in from clocks over {} s ahead of this node's: writes here that have not seen them lose against \
-             them; clock_skew_ms in /membership shows whose clock that is",
-            versions - before,
+            "{more} version{} came in from clocks over {} s ahead of this node's: writes here that have not seen them lose \
+             against them; clock_skew_ms in /membership shows whose clock that is",
+            if more == 1 { "" } else { "s" },
             CLOCK_AHEAD_MS_MAX / 1_000
         );
         Some((Level::Warn, text))
