@@ -157,9 +157,18 @@ pub fn named(kind: Kind, key: &[u8], json: bool) -> String {
 }
 
 /// A node's id, as the key of its record has it.
-fn member_key(key: &[u8]) -> String {
+pub fn member_key(key: &[u8]) -> String {
     let id = key.try_into().map(|id| crate::replica::NodeId(u64::from_be_bytes(id)).to_string());
     id.unwrap_or_else(|_| shown::key(key))
+}
+
+/// What is recorded of a member.
+pub fn records(store: &Offline, entry: &Entry) -> Result<Records, Error> {
+    let mut records = Vec::new();
+    for version in entry.versions() {
+        records.push((version.dot, Member::of(&store.text(version)?.unwrap_or_default())));
+    }
+    Ok(Records::new(records))
 }
 
 /// The roster.
@@ -177,11 +186,7 @@ pub fn members(store: &Offline, out: &mut Out) -> Result<(), Error> {
             }
             return Ok::<_, Error>(true);
         };
-        let mut records = Vec::new();
-        for version in entry.versions() {
-            records.push((version.dot, Member::of(&store.text(version)?.unwrap_or_default())));
-        }
-        let records = Records::new(records);
+        let records = records(store, &entry)?;
         let mark = records.mark().map(|(_, mark)| mark.clone());
         let Some(Member { address, joined_at_ms, evicted_at_ms }) = records.standing().or(mark) else {
             return Ok(true);

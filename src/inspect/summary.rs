@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::lists::{member_key, records};
 use super::{Error, Out, shown};
 use crate::replica::{Kind, VersionVector};
 use crate::storage::Offline;
@@ -51,9 +52,12 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
         Ok(true)
     })?;
     drop(told);
-    store.entries(Kind::Membership, (&[], None), |_, entry| {
-        counts.of_members += entry.map_or(0, |entry| entry.versions().len() as u64);
-        Ok::<_, Error>(true)
+    let mut members = Vec::new();
+    store.entries(Kind::Membership, (&[], None), |key, entry| {
+        let Some(entry) = entry else { return Ok::<_, Error>(true) };
+        counts.of_members += entry.versions().len() as u64;
+        members.extend(records(store, &entry)?.standing().map(|member| (member_key(key), member.address)));
+        Ok(true)
     })?;
     let sizes = store.sizes()?;
     let logical: u64 = sizes.iter().map(|size| size.bytes).sum();
@@ -78,6 +82,7 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
             "expired_versions": counts.expired,
             "expired_keys": counts.expired_keys,
             "member_versions": counts.of_members,
+            "members": members.iter().map(|(id, address)| json!({"id": id, "address": address})).collect::<Vec<_>>(),
             "unreadable_entries": counts.unreadable,
             "value_bytes": counts.value_bytes,
             "version_vector": vector(&summary.vv),
@@ -136,6 +141,12 @@ pub fn show(store: &Offline, out: &mut Out) -> Result<(), Error> {
         let me = if dot.origin == about.node { "this node" } else { "" };
         let floor = summary.floor.get(dot.origin);
         table.row(out, vec![dot.origin.to_string(), dot.seq.to_string(), floor.to_string(), me.into()])?;
+    }
+    table.show(out)?;
+    out.line("")?;
+    let mut table = shown::Table::new(&["member", "address"]);
+    for (id, address) in members {
+        table.row(out, vec![id, address])?;
     }
     table.show(out)?;
     out.line("")?;

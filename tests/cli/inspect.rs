@@ -187,7 +187,12 @@ fn all_count_the_same() {
     assert_eq!(counts.map(|name| summary[name].as_u64()), [1, 1, 1, 1, 1].map(Some), "{summary}");
     assert_eq!((&verify["keys"], &verify["versions"]), (&Json::from(2), &Json::from(3)), "{verify}");
     assert_eq!((&verify["member_versions"], &verify["complete"]), (&Json::from(1), &Json::from(true)));
+    let member = &summary["members"][0];
+    assert_eq!((&member["id"], summary["members"].as_array().map(Vec::len)), (&summary["node"], Some(1)));
     let text = shown(dir.path(), &["summary"]);
+    let (id, address) =
+        (member["id"].as_str().expect("an id"), member["address"].as_str().expect("an address"));
+    assert!(text.lines().any(|line| line.starts_with(id) && line.contains(address)), "{text}");
     assert!(text.contains("1 that readers see, 1 expired, 1 of members: 3 in all"), "{text}");
     for flags in [&[][..], &["--json"], &["--raw"]] {
         let ended = end(inspect(dir.path(), &[&["get", "brief"], flags].concat()));
