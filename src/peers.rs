@@ -120,6 +120,14 @@ impl Peers {
         self.lock().get(&id).cloned().unwrap_or_default()
     }
 
+    /// When each of these was last heard of, in ms since 1970, and how far its clock was ahead then, in ms.
+    pub fn words(&self, of: &[NodeId]) -> Vec<(NodeId, Option<u64>, i64)> {
+        let known = self.lock();
+        let word =
+            |id: &NodeId| known.get(id).map_or((*id, None, 0), |peer| (*id, peer.seen_ms, peer.skew_ms));
+        of.iter().map(word).collect()
+    }
+
     /// Where one said that it is reached.
     pub fn address_of(&self, id: NodeId) -> Option<String> {
         self.lock().get(&id)?.address.clone()

@@ -166,13 +166,10 @@ pub async fn one(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
         // Its answers tell as well as what it asks, which may not get here.
         let answered = said.get(&id).map(|said| &said.vv).filter(|vv| !vv.is_empty()).cloned();
         let asked = app.peers.get(id).state.map(|(vv, _)| vv);
-        match (answered, asked) {
-            (Some(mut vv), Some(more)) => {
-                vv.join(&more);
-                Some(vv)
-            }
-            (one, other) => one.or(other),
-        }
+        answered.into_iter().chain(asked).reduce(|mut vv, more| {
+            vv.join(&more);
+            vv
+        })
     };
     let events_held_only_there = its.map(|vv| vv.beyond(&elsewhere, |_| true));
     Ok(HttpResponse::Ok().json(One { member, events_held_only_there }))

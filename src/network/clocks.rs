@@ -34,9 +34,7 @@ struct Seen {
 impl Clocks {
     /// Looks at the clocks of the other members, and at what came from the future.
     pub(super) fn look(&mut self, house: &House, others: &[NodeId]) {
-        let peer = |id: &NodeId| (*id, house.peers.get(*id));
-        let words = others.iter().map(peer).map(|(id, peer)| (id, peer.seen_ms, peer.skew_ms)).collect();
-        let mut said = self.judge(house.store.me(), words);
+        let mut said = self.judge(house.store.me(), house.peers.words(others));
         said.extend(self.ahead(house.store.published().far_future, Instant::now()));
         for (level, text) in said {
             log::log!(level, "{text}");

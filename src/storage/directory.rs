@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::{Error, UNTOUCHED};
+use super::error::Error;
 use super::guard;
 use super::layout::{NEXT_STORE, is_empty, no_links};
 use super::lock::Lock;
@@ -247,8 +247,8 @@ pub fn whole_conf(store: &Path, segment_bytes: usize) -> Result<(), Error> {
     match whole {
         Some(_) => Ok(()),
         None => Err(Error::Damaged(format!(
-            "{} is damaged; so nothing was opened, and {UNTOUCHED}. It is the same in the directory of every node: put the one \
-             of another node in its place, and start again",
+            "{} is damaged: it is the same in the directory of every node, so put the one of another node in its place, and \
+             start again",
             path.display()
         ))),
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::directory::sync;
-use super::error::{Error, UNTOUCHED};
+use super::error::Error;
 use super::layout::all_files;
 use crate::limits::SEGMENT_BYTES;
 
@@ -78,9 +78,7 @@ impl Manifest {
             let sound = check.trim_end() == format!("{:016x}", xxh3_64(line.as_bytes()));
             sound.then(|| serde_json::from_str(line).ok()).flatten()
         });
-        let damaged = || {
-            Error::Damaged(format!("{} is damaged; so nothing was opened, and {UNTOUCHED}", path.display()))
-        };
+        let damaged = || Error::Damaged(format!("{} is damaged", path.display())).untouched();
         manifest.map(Some).ok_or_else(damaged)
     }
 
@@ -88,10 +86,9 @@ impl Manifest {
     pub fn lacking(dir: &Path) -> Error {
         let shown = dir.display();
         if ["store/db", "PROGRESS"].iter().all(|part| dir.join(part).is_file()) {
-            return Error::Damaged(format!(
-                "{} is missing, though the rest of a data directory is there; so it was not opened, and {UNTOUCHED}",
-                dir.join("MANIFEST").display()
-            ));
+            let path = dir.join("MANIFEST");
+            let why = format!("{} is missing, though the rest of a data directory is there", path.display());
+            return Error::Damaged(why).untouched();
         }
         Error::Refused(format!(
             "{shown} is not empty and has no MANIFEST: not a data directory of DynaRust; give another one"
