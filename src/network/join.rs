@@ -63,7 +63,9 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
             let answer = loop {
                 match ask_to_join(&house, address).await {
                     // It is about to: whoever went on to the next would found a second cluster with that one.
-                    Err(Error::Refused(Refusal::NotNow(_))) if tries < NOT_NOW_TRIES => {
+                    Err(Error::Refused(Refusal::NotNow(_)))
+                        if tries < NOT_NOW_TRIES && !house.is_evicted().await =>
+                    {
                         tries += 1;
                         tokio::time::sleep(house.pause(0)).await;
                     }
@@ -78,6 +80,8 @@ pub async fn join(house: Arc<House>, mut addresses: Vec<String>) {
                         others.extend(house.reach(id).await);
                     }
                 }
+                // It was told so by the answer.
+                Err(_) if house.is_evicted().await => return,
                 Err(error) => {
                     let next = match error {
                         Error::Own if is_fixed(address) => ", and is left out",
@@ -243,7 +247,12 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
         advertise = house.address_from_elsewhere().await;
     }
     let since_ms = house.member(house.store.me()).await.map(|record| record.joined_at_ms);
-    let join = Join { members, since_ms, left: house.store.left()?, advertise, port: listen.port() };
+    let again = house.has_joined(house.store.cluster());
+    if again && since_ms.is_none() {
+        let why = "this node was evicted, or leaves: it is not to ask by itself to be taken in again";
+        return Err(Error::Unreachable(why.into()));
+    }
+    let join = Join { members, since_ms, again, left: house.store.left()?, advertise, port: listen.port() };
     let envelope = house.envelope(Message::Join(join));
     let limit = Duration::from_millis(PEER_ANSWER_MS);
     let answer = house.client.ask(address, &envelope, limit).await?;
@@ -307,6 +316,12 @@ impl House {
         self.rivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Was this process taken into this cluster?
+    fn has_joined(&self, cluster: NodeId) -> bool {
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        joined.as_ref().is_some_and(|(into, _)| *into == cluster)
+    }
+
     /// Takes a node in. `seen_as` is where its request came from, `reached_as` what it called us.
     pub(super) async fn take_in(
         &self,
@@ -335,7 +350,8 @@ impl House {
         let Ok(_adopting) = self.adopting.try_lock() else {
             return Reply::Refused(Refusal::NotNow("it is joining itself".into()));
         };
-        let mut since_ms = None;
+        // Else an eviction that it has not heard of would be undone, with nobody having started it again.
+        let mut since_ms = join.since_ms.filter(|_| join.again && cluster == mine);
         if cluster != mine && join.members > 1 {
             // A node that is alone goes where several are, whoever of the two asked; but its data not by a stranger's word alone.
             if !self.others().is_empty() {
@@ -389,13 +405,15 @@ impl House {
         }
     }
 
-    /// This node is a member from now on, or has been one for as long as it says, and is reached there; `false` when that is
-    /// known.
+    /// This node is a member from now on, or has been one for as long as it says, unless that was ended; and is reached there.
+    /// `false` when there is nothing new in that.
     async fn enter(&self, id: NodeId, address: &str, since_ms: Option<u64>) -> Result<bool, Rejection> {
         let now_ms = (self.settings.now_ms)();
-        let since_ms = since_ms.unwrap_or(now_ms).min(now_ms);
         let enter = |records: &Records| {
-            let record = records.taken_in(address.to_owned(), since_ms);
+            if since_ms.is_some_and(|since_ms| records.has_ended(since_ms)) {
+                return None;
+            }
+            let record = records.taken_in(address.to_owned(), since_ms.unwrap_or(now_ms).min(now_ms));
             (records.standing().as_ref() != Some(&record)).then(|| Action::Put(record.text(), None))
         };
         Ok(self.store.change_records(id, enter).await?.is_some())

@@ -93,6 +93,9 @@ pub struct Join {
     pub members: u64,
     /// Since when it is a member of that, in ms since 1970: whoever comes over to its cluster takes it for a member since then.
     pub since_ms: Option<u64>,
+    /// Was this process taken into that cluster already? Then it asks on for that membership, which may have been ended
+    /// meanwhile; only who is started again asks for another one.
+    pub again: bool,
     /// The cluster that it has left, if it belongs to none: it still holds what that one held.
     pub left: Option<NodeId>,
     /// Where it says that it can be reached.
@@ -226,7 +229,14 @@ mod tests {
     use super::*;
 
     fn envelope() -> Envelope<Message> {
-        let join = Join { members: 3, since_ms: Some(5), left: None, advertise: Some("a:1".into()), port: 7 };
+        let join = Join {
+            members: 3,
+            since_ms: Some(5),
+            again: true,
+            left: None,
+            advertise: Some("a:1".into()),
+            port: 7,
+        };
         Envelope {
             cluster: NodeId(1),
             from: NodeId(2),

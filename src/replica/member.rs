@@ -105,6 +105,11 @@ impl Records {
         self.standing().map(|standing| Member { evicted_at_ms: Some(now_ms), ..standing })
     }
 
+    /// Has an eviction ended the membership that began at this time, and no later one begun?
+    pub fn has_ended(&self, joined_at_ms: u64) -> bool {
+        self.standing().is_none() && self.ended().is_some_and(|at| at >= joined_at_ms)
+    }
+
     /// What takes the place of all of them when the node is taken in at this time, or is a member already and is reached there:
     /// a membership that begins is later than any that was ended, whatever the clocks say.
     pub fn taken_in(&self, address: String, now_ms: u64) -> Member {
@@ -169,6 +174,14 @@ mod tests {
     fn an_eviction_ends_every_membership_that_it_has_seen() {
         assert_eq!(records(&[(5, false), (6, false)]).evicted(9).map(|mark| mark.joined_at_ms), Some(6));
         assert_eq!(records(&[(5, true)]).evicted(9), None);
+    }
+
+    #[test]
+    fn an_eviction_has_ended_its_membership_and_earlier_ones() {
+        let evicted = records(&[(5, true), (4, false)]);
+        assert!([4, 5].iter().all(|at| evicted.has_ended(*at)) && !evicted.has_ended(6));
+        assert!(!records(&[(5, true), (6, false)]).has_ended(5), "it is in again");
+        assert!(!records(&[(5, false)]).has_ended(5) && !records(&[]).has_ended(5));
     }
 
     #[test]

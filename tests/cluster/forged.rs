@@ -29,6 +29,7 @@ enum Message {
     Join {
         members: u64,
         since_ms: Option<u64>,
+        again: bool,
         left: Option<NodeId>,
         advertise: Option<String>,
         port: u16,
@@ -76,8 +77,13 @@ impl Rogue {
     }
 
     fn joins(&self, node: &Node, advertise: &str) -> Response {
-        let advertise = Some(advertise.to_owned());
-        let join = Message::Join { members: 1, since_ms: None, left: None, advertise, port: 1 };
+        self.asks(node, advertise, None)
+    }
+
+    /// Asks to be taken in; once more, if it says since when it is in.
+    fn asks(&self, node: &Node, advertise: &str, since_ms: Option<u64>) -> Response {
+        let (again, advertise) = (since_ms.is_some(), Some(advertise.to_owned()));
+        let join = Message::Join { members: 1, since_ms, again, left: None, advertise, port: 1 };
         say(node, &self.envelope(join))
     }
 
@@ -215,6 +221,41 @@ fn late_messages_of_earlier_processes_are_no_twin() {
         [4, 3].into_iter().for_each(speaks);
         found_out()
     });
+}
+
+/// A node that was just taken in asks on until others know it. An eviction meanwhile ends the membership that it asks on for, and
+/// the answer says so; it is in again only when it is started again.
+#[test]
+fn who_asks_on_after_its_eviction_is_not_in_again() {
+    let dirs = tempfile::tempdir().unwrap();
+    let node = Node::start(dirs.path(), &[]);
+    let rogue = Rogue::before(&node);
+    let members = || get(node.address, "/membership")["members"].as_array().unwrap().len();
+    let path = format!("/membership/{}", rogue.me);
+    let evicts = || assert_eq!(node.request("DELETE", &path, "").status, 200);
+    let tells_of_eviction = |told: &str| told.contains("127.0.0.1:1") && told.contains("evicted_at_ms");
+    assert!(answer(&rogue.joins(&node, "127.0.0.1:1")).contains("127.0.0.1:1"));
+    let first = node_now_ms();
+    let told = answer(&rogue.asks(&node, "127.0.0.1:1", Some(first)));
+    assert!(!tells_of_eviction(&told) && members() == 2, "{told}");
+    evicts();
+    for since_ms in [1, first - 5_000] {
+        let told = answer(&rogue.asks(&node, "127.0.0.1:1", Some(since_ms)));
+        assert!(tells_of_eviction(&told) && members() == 1, "{since_ms}: {told}");
+    }
+    assert!(!tells_of_eviction(&answer(&rogue.joins(&node, "127.0.0.1:1"))));
+    assert_eq!(members(), 2, "it was started again");
+    evicts();
+    // It was taken in since, by a member that is not heard of yet, whatever that one's clock says.
+    let told = answer(&rogue.asks(&node, "127.0.0.1:1", Some(u64::MAX)));
+    assert!(!tells_of_eviction(&told) && members() == 2, "{told}");
+    evicts();
+    assert_eq!(members(), 1);
+    // Nor does one that never heard of the node make another membership of it.
+    let elsewhere = Rogue { me: NodeId(0xbad2), ..rogue };
+    elsewhere.asks(&node, "127.0.0.1:1", Some(1));
+    let shown = get(node.address, "/membership")["members"].to_string();
+    assert!(shown.contains("1970-01-01T00:00:00.001Z"), "{shown}");
 }
 
 /// What is remembered of an eviction goes when every member has it and it is old; until then a record that comes up late is none.
