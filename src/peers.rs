@@ -78,7 +78,7 @@ pub struct Peer {
     pub unequal: u32,
     /// Where it said that it is reached, unless that did not work since.
     pub address: Option<String>,
-    /// It did not take this node for a member, the last time that it answered.
+    /// It did not take this node for a member, the last time that it answered or shipped something.
     pub denies: bool,
     /// Why it could not be reached, the last time that it could not; until it answers.
     pub trouble: Option<String>,

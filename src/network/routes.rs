@@ -158,7 +158,7 @@ impl House {
                 }
                 self.seen(from, now_ms, address);
                 self.peers.update(from, |peer| peer.state = Some((frame.vv.clone(), frame.digest)));
-                self.store.acknowledge(from, &frame.vv);
+                self.ships(from, &frame.vv);
                 if frame.ranges.is_empty() {
                     return Reply::Have(self.store.published().vv.clone());
                 }
@@ -177,7 +177,9 @@ impl House {
                     return Reply::Refused(refusal);
                 }
                 self.seen(from, now_ms, address);
-                self.store.acknowledge(from, &sweep.vv);
+                if !sweep.compares() {
+                    self.ships(from, &sweep.vv);
+                }
                 Parcel::Sweep(sweep)
             }
         };
@@ -186,6 +188,12 @@ impl House {
             Err(Rejection::DiskFull) => Reply::Refused(Refusal::NotNow("its disk is full".into())),
             Err(rejection) => Reply::Refused(Refusal::NotNow(rejection.to_string())),
         }
+    }
+
+    /// This member has so much, and takes this node for a member too, whatever it answered before it had heard of it.
+    fn ships(&self, member: NodeId, vv: &VersionVector) {
+        self.peers.update(member, |peer| peer.denies = false);
+        self.store.acknowledge(member, vv);
     }
 
     /// May this be taken in at all? Its sender must have `least` of its own events.
