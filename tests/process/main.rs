@@ -18,6 +18,7 @@ mod checker;
 mod child;
 mod compact;
 mod corruption;
+mod crawl;
 mod disk;
 mod faults;
 mod greedy;
