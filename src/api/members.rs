@@ -48,9 +48,8 @@ pub async fn all(app: &App, request: &HttpRequest) -> Result<HttpResponse, Probl
         members: Vec<Shown>,
     }
     let (cluster, me) = (store.cluster().to_string(), store.me().to_string());
-    // The list may be a commit ahead of what the store makes of it: one answer must not say both.
-    let out = store.is_out() || (!members.is_empty() && members.iter().all(|member| member.id != me));
-    Ok(HttpResponse::Ok().json(Membership { cluster, me, trouble: trouble(app, store, out), members }))
+    let trouble = trouble(app, store, store.is_out());
+    Ok(HttpResponse::Ok().json(Membership { cluster, me, trouble, members }))
 }
 
 /// Why this node is no member, as far as it can tell.

@@ -293,14 +293,15 @@ impl Committer {
         if self.applier.unforgotten() | self.replica.gave_up() {
             self.pass.ask(self.replica.vv());
         }
+        if roster {
+            // Before anybody reads the records: who sees them sees what follows from them.
+            self.admit()?;
+        }
         self.shared.publish(Published::of(&self.replica));
         self.shared.watermark.raise(self.commit);
         self.commit += 1;
         self.shared.metrics.commits.one();
         self.shared.metrics.writes.add(events);
-        if roster {
-            self.admit()?;
-        }
         Ok(true)
     }
 
