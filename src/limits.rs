@@ -344,6 +344,10 @@ pub const JOIN_DENIED_MS: u64 = 4_000;
 
 const _: () = assert!(RELAY_AFTER_MS + RETRY_MS.1 < JOIN_DENIED_MS);
 
+/// How far ahead of this node's clock a membership may have begun, by the word of the one that is a member since then, in ms:
+/// more than clocks are apart that somebody looks after, since an eviction ends the membership of the time that is written here.
+pub const MEMBER_SINCE_AHEAD_MS_MAX: u64 = 24 * 3_600_000;
+
 /// How long one that was evicted is tried to be told, in ms: it is told at once when it is up, and most are evicted because they
 /// are not.
 pub const EVICTED_TOLD_MS: u64 = 10_000;

@@ -16,7 +16,8 @@ use super::wire::{Envelope, Join, Joined, Message, Pulse, Refusal, Reply};
 use super::{House, NOWHERE, Secret, Settings, is_concrete};
 use crate::exit::Exit;
 use crate::limits::{
-    JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS,
+    JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_TOLD_MS, MEMBER_SINCE_AHEAD_MS_MAX, PEER_ANSWER_MS, RIVALS_MAX,
+    ROSTER_LOOK_MS,
 };
 use crate::peers::{Arrival, Liveness, canonical, is_loopback};
 use crate::replica::{Dot, NodeId, Records, VersionVector};
@@ -247,7 +248,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
         advertise = house.address_from_elsewhere().await;
     }
     let since_ms = house.member(house.store.me()).await.map(|record| record.joined_at_ms);
-    let again = house.has_joined(house.store.cluster());
+    let again = house.has_belonged();
     if again && since_ms.is_none() {
         let why = "this node was evicted, or leaves: it is not to ask by itself to be taken in again";
         return Err(Error::Unreachable(why.into()));
@@ -292,10 +293,16 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 if !house.others().is_empty() {
                     return Err(Error::Unreadable("it was evicted from this node's cluster itself".into()));
                 }
-                // Of two each may have evicted the other.
+                // Of two each may have evicted the other; then it has begun another membership for this one.
+                let begun = told.standing().is_some_and(|record| Some(record.joined_at_ms) > since_ms);
+                if !adopts && !begun {
+                    let why = "it has not heard yet that this node's cluster evicted it";
+                    return Err(Refusal::NotNow(why.into()).into());
+                }
                 let written = house.enter(answer.from, address, None).await;
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
+            house.belongs();
             // Whoever took it in is asked again, until others know it as well: that is no news.
             let joined = Some((answer.cluster, known_as.clone()));
             let mut said = house.joined.lock().unwrap_or_else(PoisonError::into_inner);
@@ -316,10 +323,14 @@ impl House {
         self.rivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Was this process taken into this cluster?
-    fn has_joined(&self, cluster: NodeId) -> bool {
-        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        joined.as_ref().is_some_and(|(into, _)| *into == cluster)
+    /// Others have shown this process that it is a member of its cluster.
+    pub(super) fn belongs(&self) {
+        *self.belongs.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.store.cluster());
+    }
+
+    /// Have they, in the cluster in which it is now?
+    fn has_belonged(&self) -> bool {
+        *self.belongs.lock().unwrap_or_else(PoisonError::into_inner) == Some(self.store.cluster())
     }
 
     /// Takes a node in. `seen_as` is where its request came from, `reached_as` what it called us.
@@ -388,7 +399,11 @@ impl House {
         if host.is_some_and(|host| self.reached_at(&host)) {
             self.introduce().await;
         }
-        match self.enter(from, &address, since_ms).await {
+        let entered = self.enter(from, &address, since_ms).await;
+        if entered.is_ok() && self.store.is_member(from) {
+            self.belongs();
+        }
+        match entered {
             Ok(true) => log::info!("node {from} is a member now, as {address}"),
             Ok(false) => {}
             Err(e) => return Reply::Refused(Refusal::NotNow(e.to_string())),
@@ -413,7 +428,9 @@ impl House {
             if since_ms.is_some_and(|since_ms| records.has_ended(since_ms)) {
                 return None;
             }
-            let record = records.taken_in(address.to_owned(), since_ms.unwrap_or(now_ms).min(now_ms));
+            // The same beginning as others have written, whatever the clock says here; within bounds.
+            let latest = now_ms.saturating_add(MEMBER_SINCE_AHEAD_MS_MAX);
+            let record = records.taken_in(address.to_owned(), since_ms.unwrap_or(now_ms).min(latest));
             (records.standing().as_ref() != Some(&record)).then(|| Action::Put(record.text(), None))
         };
         Ok(self.store.change_records(id, enter).await?.is_some())

@@ -110,6 +110,9 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         let count = strangers.len();
         log::info!("{heard} members know this node and {count} do not: it asks them to take it in");
     }
+    if heard > 0 && strangers.is_empty() && !renewed && !house.store.is_out() {
+        house.belongs();
+    }
     let mut addresses = Vec::new();
     for id in strangers {
         addresses.extend(house.reach(id).await);

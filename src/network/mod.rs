@@ -130,6 +130,8 @@ struct House {
     adopting: tokio::sync::Mutex<()>,
     /// The cluster that it was last said to have joined, and under which address.
     joined: Mutex<Option<(NodeId, String)>>,
+    /// The cluster of which others have shown this process that it is a member: if it is not one there later, it was evicted.
+    belongs: Mutex<Option<NodeId>>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
     /// Where packets of SWIM go.
@@ -164,6 +166,7 @@ impl Network {
             ways: Ways::default(),
             adopting: tokio::sync::Mutex::new(()),
             joined: Mutex::new(None),
+            belongs: Mutex::new(None),
             sweeper: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),

@@ -93,7 +93,7 @@ pub struct Join {
     pub members: u64,
     /// Since when it is a member of that, in ms since 1970: whoever comes over to its cluster takes it for a member since then.
     pub since_ms: Option<u64>,
-    /// Was this process taken into that cluster already? Then it asks on for that membership, which may have been ended
+    /// Was this process a member of that cluster already? Then it asks on for that membership, which may have been ended
     /// meanwhile; only who is started again asks for another one.
     pub again: bool,
     /// The cluster that it has left, if it belongs to none: it still holds what that one held.

@@ -254,6 +254,21 @@ fn an_eviction_beside_a_leave_ends_the_membership_once() {
     assert_eq!(id(cluster.node(2)), leaver);
 }
 
+/// The evictor was started to join by the one that it evicts, and asks it as soon as it can be reached, before it is told.
+#[test]
+fn who_evicts_the_one_that_it_joins_by_does_not_take_it_back() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    let evicted = id(cluster.node(1));
+    line.set(Line::Dead);
+    cluster.kill(0);
+    cluster.nodes[0] = Some(Node::start(&cluster.dir(0), &[&line.address.to_string()]));
+    evict(cluster.node(0), &evicted);
+    line.set(Line::Good);
+    wait_until(SETTLED, "it knows", || state(cluster.node(1), &evicted) == "none");
+    tells_that_it_is_out(cluster.node(1));
+    all_show(&[cluster.node(0)], &ids(&[cluster.node(0)]));
+}
+
 /// Some rounds in which nodes come by any that is up, and are evicted as soon as they are in, and new ones come by those.
 #[test]
 fn a_storm_of_evictions_and_joins_ends_with_one_list_everywhere() {
