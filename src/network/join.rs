@@ -248,7 +248,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
         advertise = house.address_from_elsewhere().await;
     }
     let since_ms = house.member(house.store.me()).await.map(|record| record.joined_at_ms);
-    let again = house.has_belonged();
+    let again = house.was_member();
     if again && since_ms.is_none() {
         let why = "this node was evicted, or leaves: it is not to ask by itself to be taken in again";
         return Err(Error::Unreachable(why.into()));
@@ -302,7 +302,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 let written = house.enter(answer.from, address, None).await;
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
-            house.belongs();
+            house.note_membership();
             // Whoever took it in is asked again, until others know it as well: that is no news.
             let joined = Some((answer.cluster, known_as.clone()));
             let mut said = house.joined.lock().unwrap_or_else(PoisonError::into_inner);
@@ -324,13 +324,13 @@ impl House {
     }
 
     /// Others have shown this process that it is a member of its cluster.
-    pub(super) fn belongs(&self) {
-        *self.belongs.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.store.cluster());
+    pub(super) fn note_membership(&self) {
+        *self.member_of.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.store.cluster());
     }
 
     /// Have they, in the cluster in which it is now?
-    fn has_belonged(&self) -> bool {
-        *self.belongs.lock().unwrap_or_else(PoisonError::into_inner) == Some(self.store.cluster())
+    fn was_member(&self) -> bool {
+        *self.member_of.lock().unwrap_or_else(PoisonError::into_inner) == Some(self.store.cluster())
     }
 
     /// Takes a node in. `seen_as` is where its request came from, `reached_as` what it called us.
@@ -401,7 +401,7 @@ impl House {
         }
         let entered = self.enter(from, &address, since_ms).await;
         if entered.is_ok() && self.store.is_member(from) {
-            self.belongs();
+            self.note_membership();
         }
         match entered {
             Ok(true) => log::info!("node {from} is a member now, as {address}"),

@@ -111,7 +111,7 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         log::info!("{heard} members know this node and {count} do not: it asks them to take it in");
     }
     if heard > 0 && strangers.is_empty() && !renewed && !house.store.is_out() {
-        house.belongs();
+        house.note_membership();
     }
     let mut addresses = Vec::new();
     for id in strangers {

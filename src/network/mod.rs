@@ -131,7 +131,7 @@ struct House {
     /// The cluster that it was last said to have joined, and under which address.
     joined: Mutex<Option<(NodeId, String)>>,
     /// The cluster of which others have shown this process that it is a member: if it is not one there later, it was evicted.
-    belongs: Mutex<Option<NodeId>>,
+    member_of: Mutex<Option<NodeId>>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
     /// Where packets of SWIM go.
@@ -166,7 +166,7 @@ impl Network {
             ways: Ways::default(),
             adopting: tokio::sync::Mutex::new(()),
             joined: Mutex::new(None),
-            belongs: Mutex::new(None),
+            member_of: Mutex::new(None),
             sweeper: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),
