@@ -353,7 +353,8 @@ pub const MEMBER_SINCE_AHEAD_MS_MAX: u64 = 24 * 3_600_000;
 pub const EVICTED_TOLD_MS: u64 = 10_000;
 
 /// How long new nodes that wait for each other in a ring do so, in ms: longer than a chain of them takes, in which one is taken
-/// in after the other.
+/// in after the other. So long they found no cluster either when a node has taken their message and did not answer: it may have
+/// taken them in.
 pub const JOIN_DEADLOCK_MS: u64 = 60_000;
 
 /// New nodes remembered that have asked this one while it is new itself: more than start at once, but no stranger's to fill.

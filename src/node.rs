@@ -108,6 +108,7 @@ async fn serve(config: Config) -> Result<(), End> {
         advertise: config.advertise.clone(),
         join: config.join.clone(),
         secret: config.secret.clone(),
+        started,
         now_ms,
         random,
     };

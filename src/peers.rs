@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::replica::{Digest, NodeId, VersionVector};
 
@@ -80,6 +81,10 @@ pub struct Peer {
     pub address: Option<String>,
     /// It did not take this node for a member, the last time that it answered or shipped something.
     pub denies: bool,
+    /// It did not answer, the last time that it was asked.
+    pub silent: bool,
+    /// When it last shipped something: who does so takes this node for a member.
+    pub shipped: Option<Instant>,
     /// Why it could not be reached, the last time that it could not; until it answers.
     pub trouble: Option<String>,
     /// It answers, and has asked nothing for long: it may not reach this node.

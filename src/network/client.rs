@@ -46,11 +46,14 @@ impl Client {
         if let Some(secret) = &self.secret {
             request = request.header(AUTHORIZATION, secret.header());
         }
-        let unreachable = |e: reqwest::Error| Error::Unreachable(told(&e));
-        let mut answer = request.body(body).send().await.map_err(unreachable)?;
+        let failed = |e: reqwest::Error| match e.is_connect() {
+            true => Error::Unreachable(told(&e)),
+            false => Error::Unanswered(told(&e)),
+        };
+        let mut answer = request.body(body).send().await.map_err(failed)?;
         let status = answer.status();
         let mut bytes = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
+        while let Some(piece) = answer.chunk().await.map_err(failed)? {
             bytes.extend_from_slice(&piece);
             if bytes.len() > PEER_REPLY_BYTES_MAX {
                 return Err(Error::Unreadable("its answer does not end".into()));

@@ -5,9 +5,12 @@ use super::wire::{PROTOCOL, Refusal};
 /// Why a peer was not reached, or not understood.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody answers there, or not in time. Normal in any network: tried again.
+    /// Nobody takes a message there. Normal in any network: tried again.
     #[error("no answer: {0}")]
     Unreachable(String),
+    /// Somebody may have taken the message, and done what it asks; no answer has come, or not in time. Normal as well.
+    #[error("no answer: {0}")]
+    Unanswered(String),
     /// This node itself answers there.
     #[error("it is this node's own address")]
     Own,
@@ -28,6 +31,11 @@ pub enum Error {
     /// The peer said no.
     #[error("{0}")]
     Refused(#[from] Refusal),
+    /// This node is no member any more, and only who is started again asks anew.
+    #[error(
+        "this node's membership was ended: it was evicted, or leaves. Start it again to let it join again"
+    )]
+    Ended,
     /// This node can't read what it would send.
     #[error("this node can't read what it should send: {0}")]
     Storage(#[from] crate::storage::Error),

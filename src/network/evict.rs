@@ -6,8 +6,7 @@
 //! long as absent members are (`--forget-after-hours`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -20,41 +19,35 @@ use crate::replica::{Dot, NodeId, Records, VersionVector};
 use crate::storage::Action;
 
 /// What the keeper remembers of them.
+#[derive(Default)]
 pub(super) struct Evictions {
     marks: BTreeMap<NodeId, Mark>,
-    /// Did this node know at the last look that it was evicted itself?
-    out: bool,
+    /// Does the log say that this node was evicted itself?
+    told: bool,
 }
 
 /// One that was evicted.
 struct Mark {
     dot: Dot,
     telling: JoinHandle<()>,
-    told: Arc<AtomicBool>,
     /// The members when each of them was seen to have the mark, and what they had then, together.
     goal: Option<(BTreeSet<NodeId>, VersionVector)>,
 }
 
 impl Evictions {
-    /// What a node that starts knows.
-    pub(super) fn new(house: &House) -> Evictions {
-        // Whoever is out as it starts asks to be taken in.
-        Evictions { marks: BTreeMap::new(), out: house.store.is_out() }
-    }
-
     /// Looks at the marks that there are.
     pub(super) async fn look(&mut self, house: &Arc<House>) {
-        let (evicted, out) = (house.store.evicted(), house.store.is_out());
-        if out && !self.out && evicted.contains(&house.store.me()) {
+        let evicted = house.store.evicted();
+        let told = evicted.contains(&house.store.me()) && house.is_over().await;
+        if told && !self.told {
             log::warn!(
                 "this node was evicted: it is no member any more, and what is written here stays here. Start it again to let it \
                  join again, with what it holds; or stop it"
             );
         }
-        self.out = out;
+        self.told = told;
         self.marks.retain(|id, _| evicted.contains(id));
-        let knocked = std::mem::take(&mut *house.knocked());
-        if out || house.store.cluster() == NOWHERE {
+        if house.store.is_out() || house.store.cluster() == NOWHERE {
             // Nobody listens to it.
             return;
         }
@@ -63,15 +56,9 @@ impl Evictions {
             let Some((dot, record)) = records.mark() else { continue };
             let past = record.evicted_at_ms.is_some_and(|at| house.store.is_past(at));
             let known = self.marks.get(&id).filter(|known| known.dot == dot);
-            // It shows that it does not know.
-            let again = |known: &Mark| {
-                let told = known.told.load(Ordering::Relaxed);
-                !told && known.telling.is_finished() && knocked.contains(&id)
-            };
-            if known.is_none_or(again) {
-                let (last, told) = (house.peers.address_of(id), Arc::new(AtomicBool::new(false)));
-                let telling = tokio::spawn(tell(house.clone(), (id, dot), last, told.clone()));
-                self.marks.insert(id, Mark { dot, telling, told, goal: None });
+            if known.is_none() {
+                let telling = tokio::spawn(tell(house.clone(), (id, dot), house.peers.address_of(id)));
+                self.marks.insert(id, Mark { dot, telling, goal: None });
             }
             let done = past && self.marks.get_mut(&id).is_some_and(|mark| mark.is_done(house));
             if done && is_its_turn(house, dot.origin) {
@@ -116,8 +103,9 @@ fn is_its_turn(house: &House, evictor: NodeId) -> bool {
 }
 
 /// Tells one that was evicted, if it is up: nobody else brings it the mark. As a piece of a comparison, since it may lack much
-/// that it is not to get any more. `last` is where it was reached.
-async fn tell(house: Arc<House>, (id, mark): (NodeId, Dot), last: Option<String>, told: Arc<AtomicBool>) {
+/// that it is not to get any more. `last` is where it was reached. Who can't be reached now hears of it when it asks why it is
+/// not known (`join.rs`).
+async fn tell(house: Arc<House>, (id, mark): (NodeId, Dot), last: Option<String>) {
     let Ok(mut word) = house.store.roster().await else { return };
     let key = id.0.to_be_bytes();
     word.entries.retain(|(_, its, _)| *its == key);
@@ -141,25 +129,37 @@ async fn tell(house: Arc<House>, (id, mark): (NodeId, Dot), last: Option<String>
         }
     };
     let patience = Duration::from_millis(EVICTED_TOLD_MS);
-    told.store(tokio::time::timeout(patience, telling).await.is_ok(), Ordering::Relaxed);
+    let told = tokio::time::timeout(patience, telling).await.is_ok();
     // All tell it; one says so.
     let level = if mark.origin == house.store.me() { log::Level::Info } else { log::Level::Debug };
-    let how = if told.load(Ordering::Relaxed) { "was told" } else { "could not be told yet" };
+    let how = if told { "was told" } else { "could not be told yet" };
     log::log!(level, "{id} {how} that it was evicted");
 }
 
 impl House {
-    /// Those who were evicted and have sent something since as if they were members.
-    pub(super) fn knocked(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
-        self.knocked.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Others have shown this process that it is a member of its cluster.
+    pub(super) fn note_membership(&self) {
+        *self.member_of.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.store.cluster());
     }
 
-    /// Was this node evicted since it was started? Then it is out until it is started again.
-    pub(super) async fn is_evicted(&self) -> bool {
-        match self.store.is_out() {
-            true => self.mark().await.is_some_and(|mark| self.came_with.get() != Some(&mark)),
-            false => false,
+    /// A member takes this node for one. Of a node that knows it was evicted that shows only that the other has not heard of it.
+    pub(super) fn is_acknowledged(&self) {
+        if !self.store.is_out() {
+            self.note_membership();
         }
+    }
+
+    /// Have they, in the cluster in which it is now?
+    pub(super) fn was_member(&self) -> bool {
+        *self.member_of.lock().unwrap_or_else(PoisonError::into_inner) == Some(self.store.cluster())
+    }
+
+    /// Has the membership of this process ended, by an eviction or as it leaves? Then it is out until it is started again. Who is
+    /// told of an eviction before anything else asks whether that was before it was started.
+    pub(super) async fn is_over(&self) -> bool {
+        self.store.is_out()
+            && self.was_member()
+            && self.mark().await.is_none_or(|mark| self.came_with.get() != Some(&mark))
     }
 
     /// The mark that says that this node was evicted.

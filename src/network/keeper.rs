@@ -15,14 +15,12 @@ use crate::limits::ROSTER_LOOK_MS;
 use crate::peers::Liveness;
 use crate::replica::{Digest, NodeId, VersionVector};
 
-/// Works for as long as the process; joins by these addresses, if there are any.
+/// Works for as long as the process; joins by these addresses, and whom else it has to.
 pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec<String>) {
     tokio::spawn(pulse::beat(house.clone(), beats));
-    if !addresses.is_empty() {
-        tokio::spawn(join::join(house.clone(), addresses));
-    }
+    tokio::spawn(join::join(house.clone(), addresses));
     let mut shippers: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
-    let (mut evictions, mut clocks) = (Evictions::new(&house), Clocks::default());
+    let (mut evictions, mut clocks) = (Evictions::default(), Clocks::default());
     let mut feed = house.store.feed();
     let (mut look, mut followed) = (true, NOWHERE);
     loop {

@@ -71,7 +71,12 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
             // It may be starting as well; who stays away is told of later.
             Ok((
                 id,
-                Err(error @ (Error::Unreachable(_) | Error::Own | Error::Refused(Refusal::NotNow(_)))),
+                Err(
+                    error @ (Error::Unreachable(_)
+                    | Error::Unanswered(_)
+                    | Error::Own
+                    | Error::Refused(Refusal::NotNow(_))),
+                ),
             )) => {
                 log::info!("member {id} can't be reached yet: {error}");
             }

@@ -22,10 +22,10 @@ mod reach;
 mod routes;
 mod secret;
 mod shipper;
+mod sponsor;
 mod swim;
 mod wire;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,6 +64,8 @@ pub struct Settings {
     pub join: Vec<String>,
     /// What all nodes of the cluster know.
     pub secret: Option<Secret>,
+    /// When this process was started.
+    pub started: Instant,
     /// Milliseconds since 1970.
     pub now_ms: fn() -> u64,
     /// Random bits.
@@ -120,8 +122,6 @@ struct House {
     address: Mutex<String>,
     /// The process that speaks for each peer, and those before it.
     runs: Mutex<Runs>,
-    /// When this process began.
-    began: Instant,
     /// While this node looks for a cluster: who else does.
     rivals: Mutex<Rivals>,
     /// Who answers this node, and who asks it.
@@ -138,8 +138,6 @@ struct House {
     pulse: mpsc::Sender<Beat>,
     /// The mark of the eviction that this node came back from when it was started.
     came_with: OnceLock<Dot>,
-    /// Those who were evicted and do not know it.
-    knocked: Mutex<BTreeSet<NodeId>>,
 }
 
 /// The running network.
@@ -159,9 +157,8 @@ impl Network {
         let house = Arc::new(House {
             client: Client::new(settings.secret.clone())?,
             run: (settings.random)(),
-            address: Mutex::new(join::first_address(&store, &settings).await),
+            address: Mutex::new(reach::first_address(&store, &settings).await),
             runs: Mutex::new(Runs::default()),
-            began: Instant::now(),
             rivals: Mutex::new(Rivals::default()),
             ways: Ways::default(),
             adopting: tokio::sync::Mutex::new(()),
@@ -170,7 +167,6 @@ impl Network {
             sweeper: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),
-            knocked: Mutex::new(BTreeSet::new()),
             store,
             peers,
             settings,
@@ -233,7 +229,7 @@ impl House {
         message: Message,
         limit: Duration,
     ) -> Result<(NodeId, Reply), Error> {
-        let envelope = self.envelope(message);
+        let (envelope, asked) = (self.envelope(message), Instant::now());
         let Envelope { from, now_ms, run, address, body, .. } =
             self.client.ask(address, &envelope, limit).await?;
         if from == self.store.me() && run == self.run {
@@ -248,8 +244,9 @@ impl House {
         self.answered(from, matches!(body, Reply::Refused(_)));
         let denies = matches!(body, Reply::Refused(Refusal::Stranger));
         self.peers.update(from, |peer| {
-            peer.denies = denies;
-            peer.trouble = None;
+            // It may have come to know the node while its answer was on its way.
+            peer.denies = denies && peer.shipped.is_none_or(|at| at < asked);
+            (peer.silent, peer.trouble) = (false, None);
         });
         match body {
             Reply::Refused(refusal) => Err(refusal.into()),
@@ -319,6 +316,7 @@ impl House {
     fn missed(&self, id: NodeId, error: &Error) {
         self.unanswered(id, error);
         self.peers.update(id, |peer| {
+            peer.silent = matches!(error, Error::Unreachable(_) | Error::Unanswered(_));
             peer.trouble = Some(error.to_string());
             peer.address = None;
         });
@@ -351,7 +349,7 @@ impl House {
             let said = self.store.said_by(peer).map_or(0, |said| said.vv.get(peer));
             said.max(self.store.published().vv.get(peer))
         };
-        let now_ms = self.began.elapsed().as_millis() as u64;
+        let now_ms = self.settings.started.elapsed().as_millis() as u64;
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).hear(peer, run, now_ms, told)
     }
 }

@@ -12,10 +12,27 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
-use super::{House, NOWHERE};
+use super::{House, NOWHERE, Settings, is_concrete};
 use crate::limits::{ROSTER_LOOK_MS, TELL_MS, UNREACHED_TOLD_MS};
-use crate::peers::{Liveness, is_loopback, is_wildcard};
+use crate::peers::{Liveness, canonical, is_loopback, is_wildcard};
 use crate::replica::NodeId;
+use crate::storage::Store;
+
+/// Where this node can be reached, as far as it can know before anybody has told it.
+pub async fn first_address(store: &Store, settings: &Settings) -> String {
+    if let Some(address) = &settings.advertise {
+        return address.clone();
+    }
+    if !settings.listen.ip().is_unspecified() {
+        return settings.listen.to_string();
+    }
+    // On all addresses: what was found out in an earlier run is better than nothing.
+    let known = store.records(store.me()).await.ok().and_then(|records| records.standing());
+    let known = known.map(|member| member.address).filter(|address| is_concrete(address));
+    let host = known.as_ref().and_then(|address| Some(address.rsplit_once(':')?.0));
+    let port = settings.listen.port();
+    host.map_or_else(|| settings.listen.to_string(), |host| canonical(&format!("{host}:{port}")))
+}
 
 /// The ways between this node and each other member.
 #[derive(Default)]
@@ -85,7 +102,8 @@ impl House {
 
     /// A member has not answered.
     pub(super) fn unanswered(&self, id: NodeId, error: &Error) {
-        if matches!(error, Error::Unreachable(_) | Error::Own | Error::Unreadable(_)) {
+        use Error::{Own, Unanswered, Unreachable, Unreadable};
+        if matches!(error, Unreachable(_) | Unanswered(_) | Own | Unreadable(_)) {
             let mut ways = self.ways();
             let both = ways.entry(id).or_default();
             both.there.fails();

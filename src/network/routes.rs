@@ -192,7 +192,8 @@ impl House {
 
     /// This member has so much, and takes this node for a member too, whatever it answered before it had heard of it.
     fn ships(&self, member: NodeId, vv: &VersionVector) {
-        self.peers.update(member, |peer| peer.denies = false);
+        self.peers.update(member, |peer| (peer.denies, peer.shipped) = (false, Some(Instant::now())));
+        self.is_acknowledged();
         self.store.acknowledge(member, vv);
     }
 
@@ -226,9 +227,6 @@ impl House {
             return Err(Refusal::OtherCluster(self.store.cluster()));
         }
         if !self.store.is_member(from) {
-            if self.store.evicted().contains(&from) {
-                self.knocked().insert(from);
-            }
             return Err(Refusal::Stranger);
         }
         Ok(())

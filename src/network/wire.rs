@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::Error;
 use crate::limits::SWIM_PACKETS_MAX;
-use crate::replica::{Frame, NodeId, Sweep, VersionVector};
+use crate::replica::{Dot, Frame, NodeId, Sweep, VersionVector};
 
 /// The language spoken here. It grows with every change of a type in this file, or in `replica/` of what travels.
 pub const PROTOCOL: u16 = 1;
@@ -93,15 +93,32 @@ pub struct Join {
     pub members: u64,
     /// Since when it is a member of that, in ms since 1970: whoever comes over to its cluster takes it for a member since then.
     pub since_ms: Option<u64>,
-    /// Was this process a member of that cluster already? Then it asks on for that membership, which may have been ended
-    /// meanwhile; only who is started again asks for another one.
-    pub again: bool,
+    /// What makes it ask.
+    pub claim: Claim,
     /// The cluster that it has left, if it belongs to none: it still holds what that one held.
     pub left: Option<NodeId>,
     /// Where it says that it can be reached.
     pub advertise: Option<String>,
     /// Its port, for when it can't say.
     pub port: u16,
+}
+
+/// What a node that asks to be taken in knows of its membership. An eviction ends it for as long as nobody starts the node again,
+/// whatever the node, or whom it asks, has heard of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Claim {
+    /// Nothing that counts: it was evicted before it was started, and knows that.
+    Anew,
+    /// Nobody has told it anything since it was started, so many ms ago.
+    Unaware {
+        /// Measured there: the two clocks need not agree.
+        for_ms: u64,
+    },
+    /// It was shown to be a member since it was started, by this record, and asks on for that membership.
+    Again {
+        /// Who has seen it, and holds no record any more, knows that the membership has ended.
+        record: Dot,
+    },
 }
 
 /// What a new member is told.
@@ -232,7 +249,7 @@ mod tests {
         let join = Join {
             members: 3,
             since_ms: Some(5),
-            again: true,
+            claim: Claim::Anew,
             left: None,
             advertise: Some("a:1".into()),
             port: 7,

@@ -84,14 +84,19 @@ impl Records {
 
     /// The membership that no eviction has ended, if there is one: the last, and the address that was written last.
     pub fn standing(&self) -> Option<Member> {
+        self.stands_by().map(|(_, record)| record)
+    }
+
+    /// The same, with the name of the record that has the address.
+    pub fn stands_by(&self) -> Option<(Dot, Member)> {
         let ended = self.ended();
-        let stands = |record: &&Member| {
+        let stands = |(_, record): &&(Dot, Member)| {
             record.evicted_at_ms.is_none() && ended.is_none_or(|at| record.joined_at_ms > at)
         };
-        let mut standing = self.0.iter().map(|(_, record)| record).filter(stands);
-        let first = standing.next()?;
-        let joined_at_ms = standing.map(|record| record.joined_at_ms).fold(first.joined_at_ms, u64::max);
-        Some(Member { joined_at_ms, ..first.clone() })
+        let mut standing = self.0.iter().filter(stands);
+        let (dot, first) = standing.next()?;
+        let joined_at_ms = standing.map(|(_, record)| record.joined_at_ms).fold(first.joined_at_ms, u64::max);
+        Some((*dot, Member { joined_at_ms, ..first.clone() }))
     }
 
     /// The mark of an eviction, if the node was evicted and is no member.

@@ -29,11 +29,18 @@ enum Message {
     Join {
         members: u64,
         since_ms: Option<u64>,
-        again: bool,
+        claim: Claim,
         left: Option<NodeId>,
         advertise: Option<String>,
         port: u16,
     },
+}
+
+#[derive(Serialize, Clone, Copy)]
+enum Claim {
+    Anew,
+    Unaware { for_ms: u64 },
+    Again { record: Dot },
 }
 
 fn bytes(protocol: u16, body: &[u8]) -> Vec<u8> {
@@ -77,13 +84,18 @@ impl Rogue {
     }
 
     fn joins(&self, node: &Node, advertise: &str) -> Response {
-        self.asks(node, advertise, None)
+        self.claims(node, advertise, None, Claim::Anew)
     }
 
-    /// Asks to be taken in; once more, if it says since when it is in.
-    fn asks(&self, node: &Node, advertise: &str, since_ms: Option<u64>) -> Response {
-        let (again, advertise) = (since_ms.is_some(), Some(advertise.to_owned()));
-        let join = Message::Join { members: 1, since_ms, again, left: None, advertise, port: 1 };
+    /// Asks on, for the membership since then, by a record that nobody has seen.
+    fn asks_on(&self, node: &Node, since_ms: u64) -> Response {
+        let record = Dot::new(self.me, SEQ_MAX);
+        self.claims(node, "127.0.0.1:1", Some(since_ms), Claim::Again { record })
+    }
+
+    fn claims(&self, node: &Node, advertise: &str, since_ms: Option<u64>, claim: Claim) -> Response {
+        let advertise = Some(advertise.to_owned());
+        let join = Message::Join { members: 1, since_ms, claim, left: None, advertise, port: 1 };
         say(node, &self.envelope(join))
     }
 
@@ -236,11 +248,11 @@ fn who_asks_on_after_its_eviction_is_not_in_again() {
     let tells_of_eviction = |told: &str| told.contains("127.0.0.1:1") && told.contains("evicted_at_ms");
     assert!(answer(&rogue.joins(&node, "127.0.0.1:1")).contains("127.0.0.1:1"));
     let first = node_now_ms();
-    let told = answer(&rogue.asks(&node, "127.0.0.1:1", Some(first)));
+    let told = answer(&rogue.asks_on(&node, first));
     assert!(!tells_of_eviction(&told) && members() == 2, "{told}");
     evicts();
     for since_ms in [1, first - 5_000] {
-        let told = answer(&rogue.asks(&node, "127.0.0.1:1", Some(since_ms)));
+        let told = answer(&rogue.asks_on(&node, since_ms));
         assert!(tells_of_eviction(&told) && members() == 1, "{since_ms}: {told}");
     }
     assert!(!tells_of_eviction(&answer(&rogue.joins(&node, "127.0.0.1:1"))));
@@ -248,21 +260,72 @@ fn who_asks_on_after_its_eviction_is_not_in_again() {
     evicts();
     // It was taken in since, by a member that is not heard of yet, whatever that one's clock says.
     for ahead in [3_600_000, u64::MAX / 2] {
-        let since_ms = Some(node_now_ms() + ahead);
-        let told = answer(&rogue.asks(&node, "127.0.0.1:1", since_ms));
+        let since_ms = node_now_ms() + ahead;
+        let told = answer(&rogue.asks_on(&node, since_ms));
         assert!(!tells_of_eviction(&told) && members() == 2, "{told}");
         evicts();
         // What was ended is the membership since then. A time that no clock shows is not taken.
-        rogue.asks(&node, "127.0.0.1:1", since_ms);
+        rogue.asks_on(&node, since_ms);
         assert_eq!(members(), if ahead == 3_600_000 { 1 } else { 2 }, "{ahead}");
     }
     evicts();
     assert_eq!(members(), 1);
     // Nor does one that never heard of the node make another membership of it.
     let elsewhere = Rogue { me: NodeId(0xbad2), ..rogue };
-    elsewhere.asks(&node, "127.0.0.1:1", Some(1));
+    elsewhere.asks_on(&node, 1);
     let shown = get(node.address, "/membership")["members"].to_string();
     assert!(shown.contains("1970-01-01T00:00:00.001Z"), "{shown}");
+}
+
+/// Nobody told it anything since it was started: an eviction counts if it was after that, whatever the node's own clock says.
+#[test]
+fn who_was_evicted_since_it_was_started_is_not_in_again() {
+    let dirs = tempfile::tempdir().unwrap();
+    let node = Node::start(dirs.path(), &[]);
+    let rogue = Rogue::before(&node);
+    let members = || get(node.address, "/membership")["members"].as_array().unwrap().len();
+    let asks = |for_ms: u64| answer(&rogue.claims(&node, "127.0.0.1:1", Some(1), Claim::Unaware { for_ms }));
+    assert!(!asks(u64::MAX).contains("evicted_at_ms") && members() == 2, "nobody evicted it");
+    assert_eq!(node.request("DELETE", &format!("/membership/{}", rogue.me), "").status, 200);
+    for for_ms in [60_000, u64::MAX] {
+        let told = asks(for_ms);
+        assert!(told.contains("evicted_at_ms") && members() == 1, "{for_ms}: {told}");
+    }
+    assert!(!asks(0).contains("evicted_at_ms") && members() == 2, "it was started after that");
+}
+
+/// Its record is gone where it was seen before: so is its membership. Another one may not have heard of that yet.
+#[test]
+fn who_asks_on_after_it_left_is_not_in_again() {
+    let dirs = tempfile::tempdir().unwrap();
+    let node = Node::start(dirs.path(), &[]);
+    let rogue = Rogue::before(&node);
+    let members = || get(node.address, "/membership")["members"].as_array().unwrap().len();
+    assert!(answer(&rogue.joins(&node, "127.0.0.1:1")).contains("127.0.0.1:1"));
+    let leaves = |seq: u64, seen: &[Dot]| {
+        let key = rogue.me.0.to_be_bytes().to_vec();
+        let dot = Dot::new(rogue.me, seq);
+        let entry = Entry::from_parts(Vec::new(), seen.iter().copied().chain([dot]).collect());
+        let changes = vec![Change { seq, kind: Kind::Membership, key: key.clone() }];
+        let all = Range { origin: rogue.me, after: seq - 1, through: seq, changes };
+        let said = answer(&say(
+            &node,
+            &rogue.frame(&[(rogue.me, seq)], vec![all], vec![(Kind::Membership, key, entry)]),
+        ));
+        assert!(!said.contains("can't be"), "{said}");
+    };
+    let record = Dot::new(
+        rogue.target,
+        get(node.address, "/stats")["version_vector"][rogue.target.to_string()].as_u64().unwrap(),
+    );
+    leaves(1, &[record]);
+    wait_until(SETTLED, "it has left", || members() == 1);
+    let asks = |record| rogue.claims(&node, "127.0.0.1:1", Some(node_now_ms()), Claim::Again { record });
+    asks(record);
+    asks(Dot::new(rogue.me, 1));
+    assert_eq!(members(), 1);
+    asks(Dot::new(rogue.me, 2));
+    assert_eq!(members(), 2, "a record that nobody here has seen");
 }
 
 /// What is remembered of an eviction goes when every member has it and it is old; until then a record that comes up late is none.

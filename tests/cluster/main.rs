@@ -26,3 +26,4 @@ mod reach;
 mod rejoin;
 mod restored;
 mod storm;
+mod unheard;

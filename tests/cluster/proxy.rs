@@ -21,6 +21,8 @@ pub enum Line {
     Resets(usize),
     /// Connections are taken, and nothing ever comes of them.
     Silent,
+    /// What is asked comes through; connections are reset when they are to carry an answer.
+    Mute,
     /// Connections are refused.
     Dead,
 }
@@ -81,11 +83,11 @@ fn carry(near: TcpStream, state: &Arc<State>) {
     let Some(far) = far else { return reset(&near) };
     let (near_again, far_again) = (near.try_clone().expect("a handle"), far.try_clone().expect("a handle"));
     let back = state.clone();
-    std::thread::spawn(move || pump(far_again, near_again, &back));
-    pump(near, far, state);
+    std::thread::spawn(move || pump(far_again, near_again, &back, true));
+    pump(near, far, state, false);
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, state: &State) {
+fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, back: bool) {
     let _ = (from.set_nodelay(true), to.set_nodelay(true));
     let (mut buffer, mut passed) = ([0; 16 << 10], 0);
     loop {
@@ -107,7 +109,8 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: &State) {
             Line::Slow(pause) => std::thread::sleep(pause),
             Line::Drops(_) => std::thread::sleep(Duration::from_millis(10)),
             Line::Resets(after) if passed < after => {}
-            Line::Resets(_) | Line::Dead => {
+            Line::Mute if !back => {}
+            Line::Resets(_) | Line::Dead | Line::Mute => {
                 reset(&from);
                 return reset(&to);
             }

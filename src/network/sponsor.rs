@@ -1,0 +1,139 @@
+//! Taking a node in: under which address, as a member since when, and with what it is told of the others.
+//!
+//! Two clusters of several members are never made one here. Nor does a node come back in that was evicted, or left, since it was
+//! started: what it asks may have been under way when that was done.
+
+use std::net::SocketAddr;
+
+use super::wire::{Claim, Join, Joined, Refusal, Reply};
+use super::{House, NOWHERE, is_concrete};
+use crate::limits::MEMBER_SINCE_AHEAD_MS_MAX;
+use crate::peers::{Arrival, canonical};
+use crate::replica::{NodeId, Records};
+use crate::storage::{Action, Rejection};
+
+impl House {
+    /// Takes a node in. `seen_as` is where its request came from, `reached_as` what it called us.
+    pub(super) async fn take_in(
+        &self,
+        (from, cluster): (NodeId, NodeId),
+        join: Join,
+        seen_as: Option<SocketAddr>,
+        reached_as: Option<String>,
+    ) -> Reply {
+        let mine = self.store.cluster();
+        if mine == NOWHERE {
+            return Reply::Refused(Refusal::NotNow("it has left its cluster".into()));
+        }
+        if self.store.is_out() {
+            // Who came in by it would be out as well.
+            return Reply::Refused(Refusal::NotNow("it is no member itself any more".into()));
+        }
+        if join.members <= 1
+            && self.peers.arrival() == Some(Arrival::Asking)
+            && !self.rivals().is_asked_by(from)
+        {
+            return Reply::Refused(Refusal::Asking(self.store.me()));
+        }
+        let Ok(_adopting) = self.adopting.try_lock() else {
+            return Reply::Refused(Refusal::NotNow("it is joining itself".into()));
+        };
+        let (mut since_ms, mut claim) = (None, join.claim);
+        if cluster != mine && join.members > 1 {
+            // A node that is alone goes where several are, whoever of the two asked; but its data not by a stranger's word alone.
+            if !self.others().is_empty() {
+                return Reply::Refused(Refusal::OtherCluster(mine));
+            }
+            if self.settings.join.is_empty() && self.store.published().totals.keys > 0 {
+                let why = "it has data of its own, and was told to join nobody. To merge that into this node's cluster, start \
+                           it with this node's address to join by";
+                return Reply::Refused(Refusal::Malformed(why.into()));
+            }
+            if let Err(e) = self.store.adopt(cluster).await {
+                return Reply::Refused(Refusal::NotNow(e.to_string()));
+            }
+            log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
+            self.peers.arrive(None);
+            // It does not begin to be a member by that, or it would be one again though it was evicted.
+            since_ms = join.since_ms;
+        } else if cluster != mine {
+            // What it says is of another one.
+            claim = Claim::Anew;
+        } else if matches!(claim, Claim::Again { .. }) {
+            since_ms = join.since_ms;
+        }
+        if let Some(left) = join.left.filter(|left| *left != self.store.cluster()) {
+            // Its roster is that one's, and would come along.
+            return Reply::Refused(Refusal::Left(left));
+        }
+        let seen = seen_as.map(|seen| SocketAddr::new(seen.ip(), join.port).to_string());
+        let Some(address) = join.advertise.or(seen).map(|address| canonical(&address)) else {
+            return Reply::Refused(Refusal::Malformed("its address can't be told: give --advertise".into()));
+        };
+        if !is_concrete(&address) {
+            return Reply::Refused(Refusal::Malformed(
+                "what it calls its address is no address of a node".into(),
+            ));
+        }
+        // A node on all addresses learns its own from those who reach it.
+        let host = reached_as.filter(|host| is_concrete(host)).map(|host| canonical(&host));
+        if host.is_some_and(|host| self.reached_at(&host)) {
+            self.introduce().await;
+        }
+        let entered = self.enter(from, &address, since_ms, &claim).await;
+        if entered.is_ok() && self.store.is_member(from) {
+            self.note_membership();
+        }
+        match entered {
+            Ok(true) => log::info!("node {from} is a member now, as {address}"),
+            Ok(false) => {}
+            Err(e) => return Reply::Refused(Refusal::NotNow(e.to_string())),
+        }
+        if self.peers.arrival() == Some(Arrival::Asking) {
+            // Who takes others in is the first of their cluster, and has all that there is in it.
+            self.peers.arrive(None);
+        }
+        // In this order: what the vector covers is in the roster, or was superseded.
+        let vv = self.store.published().vv.clone();
+        match self.store.roster().await {
+            Ok(roster) => Reply::Joined(Joined { address, roster, vv }),
+            Err(e) => Reply::Refused(Refusal::NotNow(e.to_string())),
+        }
+    }
+
+    /// This node is a member from now on, or has been one for as long as it says, unless that was ended; and is reached there.
+    /// `false` when there is nothing new in that.
+    pub(super) async fn enter(
+        &self,
+        id: NodeId,
+        address: &str,
+        since_ms: Option<u64>,
+        claim: &Claim,
+    ) -> Result<bool, Rejection> {
+        let now_ms = (self.settings.now_ms)();
+        // Before the records: they are what it says, or later.
+        let vv = self.store.published().vv.clone();
+        let ended = |records: &Records| match *claim {
+            Claim::Anew => since_ms.is_some_and(|since_ms| records.has_ended(since_ms)),
+            Claim::Unaware { for_ms } => {
+                let mark = records.mark().and_then(|(_, mark)| mark.evicted_at_ms);
+                mark.is_some_and(|at| at > now_ms.saturating_sub(for_ms))
+            }
+            Claim::Again { record } => {
+                let gone = vv.covers(record) && records.dots().all(|its| its != record);
+                (gone && records.standing().is_none())
+                    || since_ms.is_some_and(|since_ms| records.has_ended(since_ms))
+            }
+        };
+        let enter = |records: &Records| {
+            if ended(records) {
+                return None;
+            }
+            // The same beginning as others have written, whatever the clock says here; within bounds.
+            let latest = now_ms.saturating_add(MEMBER_SINCE_AHEAD_MS_MAX);
+            let record = records.taken_in(address.to_owned(), since_ms.unwrap_or(now_ms).min(latest));
+            (records.standing().as_ref() != Some(&record)).then(|| Action::Put(record.text(), None))
+        };
+        Ok(self.store.change_records(id, enter).await?.is_some())
+    }
+}

@@ -1,0 +1,181 @@
+//! Members that never heard that a node has joined, and words that come late or are lost: it is in all the same, once and in one
+//! cluster; and who left or was evicted is out.
+
+use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, state};
+use crate::departures::with_one_behind_a_line;
+use crate::proxy::{Line, Proxy};
+use crate::support::{Node, SOON, binary, wait_until};
+use dynarust::limits::{JOIN_TOLD_MS, RETRY_MS};
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Runs the node of this number at this address, with these flags.
+fn up_at(cluster: &mut Cluster, number: usize, address: SocketAddr, flags: &[&str]) {
+    let mut command = Command::new(binary());
+    command.arg(address.to_string()).args(flags).arg("--data-dir").arg(cluster.dir(number));
+    cluster.nodes[number] = Some(Node::launch(command).expect("it serves"));
+}
+
+fn both_know_each_other(one: &Node, other: &Node) {
+    let ids = [id(one), id(other)];
+    wait_until(SETTLED, "each is a member for the other", || {
+        state(one, &ids[1]) == "alive" && state(other, &ids[0]) == "alive"
+    });
+    assert_eq!(put(one, "here?w=2", "x").status, 201);
+    assert_eq!(put(other, "there?w=2", "x").status, 201);
+}
+
+/// The one that took it in is lost long after that, and then the other comes up, which never heard of it.
+#[test]
+fn a_member_that_comes_back_when_the_sponsor_is_lost_takes_the_newcomer_in() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    put(cluster.node(0), "k?w=2", "x");
+    cluster.kill(1);
+    cluster.up(2);
+    shows(cluster.node(2), "k", Some("x"));
+    wait_until(SETTLED, "it is found out", || state(cluster.node(2), &other_than(&cluster)) == "down");
+    // Longer than anybody waits for an answer.
+    let settled = Instant::now() + Duration::from_secs(12);
+    wait_until(SOON, "all is quiet", || Instant::now() > settled);
+    cluster.kill(0);
+    cluster.up_untold(1);
+    line.leads_to(cluster.node(1).address);
+    both_know_each_other(cluster.node(1), cluster.node(2));
+}
+
+/// The same of a newcomer that is started again before that, and is told nobody to join by.
+#[test]
+fn a_member_that_comes_back_takes_in_a_newcomer_that_was_started_again() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    put(cluster.node(0), "k?w=2", "x");
+    cluster.kill(1);
+    cluster.up(2);
+    shows(cluster.node(2), "k", Some("x"));
+    cluster.kill(0);
+    cluster.kill(2);
+    cluster.up_untold(2);
+    cluster.up_untold(1);
+    line.leads_to(cluster.node(1).address);
+    both_know_each_other(cluster.node(1), cluster.node(2));
+}
+
+/// The member that is not up, as the newcomer knows it: neither itself nor its sponsor.
+fn other_than(cluster: &Cluster) -> String {
+    let known = [id(cluster.node(0)), id(cluster.node(2))];
+    let members = get(cluster.node(2).address, "/membership")["members"].clone();
+    let mut ids = members.as_array().unwrap().iter().map(|member| member["id"].as_str().unwrap().to_owned());
+    ids.find(|id| !known.contains(id)).expect("it knows three")
+}
+
+/// It was down when it was evicted, and the only member is about to join somewhere itself when it comes back: it hears of the
+/// eviction before it is taken in.
+#[test]
+fn who_is_told_of_its_eviction_as_it_comes_back_is_taken_in() {
+    let mut cluster = Cluster::each(2, |_| Vec::new());
+    let (silent, addresses) = (Proxy::start(), [free_address(), free_address()]);
+    up_at(&mut cluster, 0, addresses[0], &[]);
+    silent.leads_to(addresses[0]);
+    silent.set(Line::Silent);
+    let by = addresses[0].to_string();
+    up_at(&mut cluster, 1, addresses[1], &[&by]);
+    cluster.settle();
+    let evicted = id(cluster.node(1));
+    cluster.kill(1);
+    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+    cluster.kill(0);
+    let nowhere = silent.address.to_string();
+    up_at(&mut cluster, 0, addresses[0], &[&nowhere]);
+    up_at(&mut cluster, 1, addresses[1], &[]);
+    cluster.settle();
+    assert_eq!(id(cluster.node(1)), evicted, "the same node");
+}
+
+/// It was started again while it could reach nobody, and was evicted after that: nobody has started it again since. It asks to
+/// be taken in before its evictor reaches it.
+#[test]
+fn who_was_evicted_while_it_could_reach_nobody_is_out() {
+    let (lines, addresses) = ([Proxy::start(), Proxy::start()], [free_address(), free_address()]);
+    let known_as = [0, 1].map(|number: usize| lines[number].address.to_string());
+    (0..2).for_each(|number| lines[number].leads_to(addresses[number]));
+    let mut cluster = Cluster::each(2, |_| Vec::new());
+    up_at(&mut cluster, 0, addresses[0], &["--advertise", &known_as[0]]);
+    up_at(&mut cluster, 1, addresses[1], &["--advertise", &known_as[1], &known_as[0]]);
+    cluster.settle();
+    let evicted = id(cluster.node(1));
+    lines.iter().for_each(|line| line.set(Line::Dead));
+    cluster.kill(1);
+    up_at(&mut cluster, 1, addresses[1], &["--advertise", &known_as[1], &known_as[0]]);
+    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+    lines[0].set(Line::Good);
+    wait_until(SETTLED, "it knows", || cluster.node(1).log().contains("WARN  this node was evicted"));
+    assert_eq!(get(addresses[0], "/membership")["members"].as_array().unwrap().len(), 1);
+    // Now somebody does.
+    lines[1].set(Line::Good);
+    cluster.kill(1);
+    up_at(&mut cluster, 1, addresses[1], &["--advertise", &known_as[1]]);
+    cluster.settle();
+}
+
+/// It asks to be taken in as it is started, on a slow line, and leaves before that has come through.
+#[test]
+fn who_has_left_is_not_in_again_by_what_it_asked_before() {
+    leaves_while_it_asks(|_| {});
+}
+
+/// Or before the answer has come, while it waits for a member that does not hear that it leaves.
+#[test]
+fn who_leaves_is_not_in_again_by_the_answer_to_what_it_asked_before() {
+    leaves_while_it_asks(|cluster| {
+        let asked = Instant::now() + SLOW + SLOW / 4;
+        wait_until(SETTLED, "its question has come through", || Instant::now() > asked);
+        cluster.node(1).signal(libc::SIGSTOP);
+    });
+}
+
+/// On a line so slow.
+const SLOW: Duration = Duration::from_secs(3);
+
+fn leaves_while_it_asks(meanwhile: impl FnOnce(&Cluster)) {
+    let line = Proxy::start();
+    let mut cluster = Cluster::start(3);
+    line.leads_to(cluster.node(0).address);
+    let leaver = id(cluster.node(2));
+    cluster.kill(2);
+    line.set(Line::Slow(SLOW));
+    let passed = line.messages();
+    cluster.nodes[2] = Some(Node::start(&cluster.dir(2), &[&line.address.to_string()]));
+    wait_until(SOON, "it has asked", || line.messages() > passed);
+    let asked = Instant::now();
+    meanwhile(&cluster);
+    let told = cluster.node(2).request("POST", "/cluster/leave", "");
+    assert_eq!(told.status, 200, "{}", told.text());
+    assert_eq!(cluster.nodes[2].take().expect("it is up").wait(SOON).code(), Some(0));
+    cluster.node(1).signal(libc::SIGCONT);
+    line.set(Line::Good);
+    wait_until(SETTLED, "what was on its way has come through", || asked.elapsed() > 3 * SLOW);
+    cluster.settle();
+    for node in cluster.alive() {
+        assert_eq!(state(node, &leaver), "none", "{}", node.log());
+    }
+}
+
+/// The first takes both in, and neither hears of it: they must not make a cluster of their own.
+#[test]
+fn new_nodes_that_hear_no_answer_make_no_second_cluster() {
+    let (line, addresses) = (Proxy::start(), [free_address(), free_address()]);
+    let mut cluster = Cluster::each(3, |_| Vec::new());
+    let own = line.address.to_string();
+    cluster.nodes[0] = Some(Node::start(&cluster.dir(0), &["--advertise", &own]));
+    line.leads_to(cluster.node(0).address);
+    line.set(Line::Mute);
+    for (number, other) in [(1, addresses[1]), (2, addresses[0])] {
+        up_at(&mut cluster, number, addresses[number - 1], &[&own, &other.to_string()]);
+    }
+    // Longer than a node that starts at the same time may be away.
+    let asked = 2 * (JOIN_TOLD_MS / RETRY_MS.1 + 6);
+    let of = |number: usize| get(addresses[number], "/membership")["cluster"].clone();
+    wait_until(SETTLED, "both ask on", || line.messages() as u64 > asked || of(0) == of(1));
+    line.set(Line::Good);
+    cluster.settle();
+}
