@@ -334,7 +334,7 @@ pub const SWIM_FORGET_MS: u64 = 600_000;
 /// How long a member has been down before the log says so, in ms: one that restarts, or has taken another id, is so for a moment.
 pub const DOWN_TOLD_MS: u64 = 5_000;
 
-/// How long an address to join by does not answer before the log warns of it, and before a new node begins a cluster without it,
+/// How long an address to join by can't be reached before the log warns of it, and before a new node begins a cluster without it,
 /// in ms: nodes are often started at the same time.
 pub const JOIN_TOLD_MS: u64 = 5_000;
 

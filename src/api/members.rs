@@ -68,8 +68,8 @@ fn trouble(app: &App, store: &Store, out: bool) -> Option<&'static str> {
     let others: Vec<_> = store.members().into_iter().filter(|id| *id != store.me()).collect();
     let (deny, admit) = app.peers.opinions(&others);
     (deny > 0 && admit == 0).then_some(
-        "no member that answers takes this node for one: it was evicted when it could not be told. Start it again to let it \
-         join again",
+        "no member that answers takes this node for one: it asks them why. If its log says that it was evicted, start it again \
+         to let it join again",
     )
 }
 

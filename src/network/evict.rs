@@ -137,7 +137,7 @@ async fn tell(house: Arc<House>, (id, mark): (NodeId, Dot), last: Option<String>
 }
 
 impl House {
-    /// Others have shown this process that it is a member of its cluster.
+    /// Others have shown this process that it is a member of its cluster, or was one since it was started.
     pub(super) fn note_membership(&self) {
         *self.member_of.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.store.cluster());
     }
@@ -157,6 +157,9 @@ impl House {
     /// Has the membership of this process ended, by an eviction or as it leaves? Then it is out until it is started again. Who is
     /// told of an eviction before anything else asks whether that was before it was started.
     pub(super) async fn is_over(&self) -> bool {
+        if self.store.cluster() == NOWHERE {
+            return self.member_of.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        }
         self.store.is_out()
             && self.was_member()
             && self.mark().await.is_none_or(|mark| self.came_with.get() != Some(&mark))

@@ -51,6 +51,7 @@ pub async fn join(house: Arc<House>, addresses: Vec<String>) {
     let mut seeker = Seeker::new(&house, addresses);
     while !house.is_over().await {
         seeker.look().await;
+        seeker.ask_deniers().await;
         let pause = match seeker.seeks {
             true => {
                 seeker.round().await;
@@ -59,7 +60,6 @@ pub async fn join(house: Arc<House>, addresses: Vec<String>) {
             }
             false => Duration::from_millis(ROSTER_LOOK_MS),
         };
-        seeker.ask_deniers().await;
         tokio::time::sleep(pause).await;
     }
 }
@@ -74,6 +74,10 @@ struct Seeker<'a> {
     seeks: bool,
     /// Those of them where it found itself.
     own: BTreeSet<String>,
+    /// Those that have never answered.
+    silent: BTreeSet<String>,
+    /// Did it begin a cluster, or would it have, since nobody took it in?
+    founds: bool,
     /// Rounds over the addresses in a row that were in vain.
     failures: u32,
     /// What the log says of each.
@@ -93,8 +97,10 @@ impl Seeker<'_> {
             house,
             began: Instant::now(),
             seeks: !addresses.is_empty(),
+            silent: addresses.iter().cloned().collect(),
             addresses,
             own: BTreeSet::new(),
+            founds: false,
             failures: 0,
             said: BTreeMap::new(),
             deniers: BTreeMap::new(),
@@ -105,10 +111,17 @@ impl Seeker<'_> {
     /// Has the node what the cluster had when it was taken in, or does it get there? Who does not know it?
     async fn look(&mut self) {
         let house = self.house;
+        let others = house.others();
         match house.peers.arrival() {
             Some(Arrival::Behind(goal)) => {
                 let mut vv = house.store.published().vv.clone();
-                if vv.covers_all(&goal) {
+                let lacks = !vv.covers_all(&goal);
+                if lacks && others.is_empty() {
+                    log::warn!(
+                        "this node had not yet all that its cluster had, and is the last member now: the rest is lost"
+                    );
+                }
+                if !lacks || others.is_empty() {
                     house.peers.arrive(None);
                     // Should it not be noted, it is seen to be so at the next start.
                     let _ = house.store.arrive(None).await;
@@ -129,11 +142,7 @@ impl Seeker<'_> {
             }
             _ => self.came = None,
         }
-        let others = house.others();
-        let denies = |id: &NodeId| {
-            let peer = house.peers.get(*id);
-            peer.denies && !peer.silent
-        };
+        let denies = |id: &NodeId| house.peers.get(*id).denies;
         self.deniers.retain(|id, _| others.contains(id) && denies(id));
         for id in others.into_iter().filter(denies) {
             self.deniers.entry(id).or_insert_with(Instant::now);
@@ -174,13 +183,19 @@ impl Seeker<'_> {
                     answer => break answer,
                 }
             };
+            if !matches!(answer, Err(Error::Unreachable(_) | Error::Unanswered(_))) {
+                self.silent.remove(&address);
+            }
             // It was told so by the answer.
             if answer.is_ok() || house.is_over().await {
-                (self.seeks, self.failures) = (false, 0);
+                // What a founder could not ask may be the cluster that it was to join.
+                self.addresses.retain(|address| self.founds && self.silent.contains(address));
+                (self.seeks, self.failures) = (!self.addresses.is_empty(), 0);
                 return;
             }
             let Err(error) = answer else { continue };
             match &error {
+                Error::Refused(refusal @ Refusal::RolledBack(_)) => house.give_up(&address, refusal),
                 Error::Refused(Refusal::Asking(id)) => drop(house.rivals().asked.insert(*id)),
                 Error::Refused(Refusal::NotNow(_)) => unclear = true,
                 Error::Own => drop(self.own.insert(address.clone())),
@@ -198,6 +213,7 @@ impl Seeker<'_> {
             let waits = |rival: &NodeId| me < *rival && (late || rivals.asks.contains(rival));
             // Once it does it stays so: somebody may be in.
             rivals.founds |= rivals.asked.iter().all(waits);
+            self.founds |= rivals.founds && house.peers.arrival() == Some(Arrival::Asking);
         }
         if self.addresses.iter().all(|address| self.own.contains(address))
             && house.peers.arrival() == Some(Arrival::Asking)
@@ -212,14 +228,19 @@ impl Seeker<'_> {
     /// Asks those who have not come to know the node for so long that they may not hear of it by others.
     async fn ask_deniers(&mut self) {
         let long = Duration::from_millis(JOIN_DENIED_MS);
-        let due: Vec<NodeId> =
-            self.deniers.iter().filter(|(_, since)| since.elapsed() > long).map(|(id, _)| *id).collect();
-        for id in due {
+        let due = self.deniers.iter().filter(|(_, since)| since.elapsed() > long).map(|(id, _)| *id);
+        for id in due.collect::<Vec<NodeId>>() {
+            if self.house.peers.get(id).silent {
+                continue;
+            }
             // Whatever it answers, it has as long again to show that it knows the node.
             self.deniers.remove(&id);
             let Some(address) = self.house.reach(id).await else { continue };
-            if let Err(error) = ask_to_join(self.house, &address).await {
-                self.tell(&address, &error);
+            match ask_to_join(self.house, &address).await {
+                Err(Error::Refused(refusal @ Refusal::RolledBack(_))) => self.house.give_up(id, &refusal),
+                // It is about to take somebody in, or joins itself.
+                Ok(_) | Err(Error::Refused(Refusal::NotNow(_))) => {}
+                Err(error) => self.tell(&address, &error),
             }
         }
     }
@@ -281,7 +302,8 @@ const NOT_NOW_TRIES: u32 = 50;
 pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, Error> {
     // Two that ask each other at once must not each adopt the other's cluster.
     let _adopting = house.adopting.lock().await;
-    let members = match house.store.cluster() {
+    let cluster = house.store.cluster();
+    let members = match cluster {
         NOWHERE => 1,
         _ => house.others().len() as u64 + 1,
     };
@@ -314,13 +336,21 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
             if !roster.compares() || !roster.vv.is_empty() {
                 return Err(Error::Unreadable("its list of members promises something".into()));
             }
-            let adopts = house.store.cluster() != answer.cluster;
+            let me = house.store.me();
+            if vv.get(me) > house.store.published().vv.get(me) {
+                return Err(Refusal::RolledBack(vv.get(me)).into());
+            }
+            if house.store.cluster() != cluster {
+                // It left while the answer was on its way.
+                return Err(Error::Ended);
+            }
+            let adopts = cluster != answer.cluster;
             if adopts {
                 let adopted = house.store.adopt(answer.cluster).await;
                 adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
             }
             house.set_address(known_as.clone());
-            let key = house.store.me().0.to_be_bytes();
+            let key = me.0.to_be_bytes();
             let told = roster.entries.iter().find(|(_, its, _)| *its == key);
             let told = told.map(|(.., entry)| Records::told(entry)).unwrap_or_default();
             // Who does not know the others takes them for strangers.
@@ -381,11 +411,7 @@ impl House {
     /// that this node came back from when it was started the sponsor need not have heard: it has been taken in after that. Who
     /// asked on for a membership that ended meanwhile, as the node left or was evicted, is not in.
     async fn taken_in(&self, told: &Records, vv: &VersionVector, adopts: bool, again: bool, address: &str) {
-        let (me, now_ms) = (self.store.me(), (self.settings.now_ms)());
-        if vv.get(me) > self.store.published().vv.get(me) {
-            // It was set back: what it wrote now would bear a name that is taken.
-            return;
-        }
+        let now_ms = (self.settings.now_ms)();
         let put = |records: &Records| {
             let record = told.standing().filter(|_| !again || records.standing().is_some())?;
             let known = |dot: Dot| vv.covers(dot) || told.dots().any(|its| its == dot);
@@ -399,13 +425,13 @@ impl House {
             };
             (!records.are(&record)).then(|| Action::Put(record.text(), None))
         };
-        if let Err(e) = self.store.change_records(me, put).await {
+        if let Err(e) = self.store.change_records(self.store.me(), put).await {
             log::warn!("that this node was taken in could not be written into the membership: {e}");
         }
     }
 
     /// Ends the process: to go on would be to write under a name that is another's.
-    pub(super) fn give_up(&self, by: NodeId, refusal: &Refusal) -> ! {
+    pub(super) fn give_up(&self, by: impl std::fmt::Display, refusal: &Refusal) -> ! {
         let advice = match refusal {
             Refusal::Twin => "give each node a data directory of its own, made by the node itself",
             _ => "start it again: it then takes a new node id and keeps its data",

@@ -123,20 +123,29 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         addresses.extend(house.reach(id).await);
     }
     // Who took it in is asked once more, until others know it as well: that one may be gone before they do.
-    Ok(taken_in_by(house, &addresses).await.map_or(addresses, |address| vec![address]))
+    Ok(taken_in_by(house, &addresses).await?.map_or(addresses, |address| vec![address]))
 }
 
-/// The first of these that takes the node in, if one does in time; the rest is for later, when the node serves.
-async fn taken_in_by(house: &House, addresses: &[String]) -> Option<String> {
+/// The first of these that takes the node in, if one does in time; the rest is for later, when the node serves. The answer may
+/// show that it was set back.
+async fn taken_in_by(house: &House, addresses: &[String]) -> Result<Option<String>, Error> {
     let asked = async {
         for address in addresses {
-            if ask_to_join(house, address).await.is_ok() {
-                return Some(address.clone());
+            match ask_to_join(house, address).await {
+                Ok(_) => return Some((address, false)),
+                Err(Error::Refused(Refusal::RolledBack(_))) => return Some((address, true)),
+                Err(_) => {}
             }
         }
         None
     };
-    tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await.ok().flatten()
+    let taken = tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await;
+    let Some((address, set_back)) = taken.ok().flatten() else { return Ok(None) };
+    if set_back {
+        renew(house, "this node holds less of its own writes than others: it was rolled back").await?;
+        // As another one it asks when it serves.
+    }
+    Ok(Some(address.clone()))
 }
 
 /// The node writes under another id from now on: some of its old one's writes may be elsewhere only, and their names must not
@@ -179,7 +188,7 @@ async fn come_back(house: &House, left_there: Vec<String>) -> Result<Vec<String>
     }
     addresses.sort();
     addresses.dedup();
-    if let Some(address) = taken_in_by(house, &addresses).await {
+    if let Some(address) = taken_in_by(house, &addresses).await? {
         return Ok(vec![address]);
     }
     if house.store.cluster() != NOWHERE {

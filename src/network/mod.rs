@@ -130,7 +130,8 @@ struct House {
     adopting: tokio::sync::Mutex<()>,
     /// The cluster that it was last said to have joined, and under which address.
     joined: Mutex<Option<(NodeId, String)>>,
-    /// The cluster of which others have shown this process that it is a member: if it is not one there later, it was evicted.
+    /// The cluster of which others have shown this process that it is a member, or has been one since it was started: if it is
+    /// not one there later, it was evicted, or leaves.
     member_of: Mutex<Option<NodeId>>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,

@@ -59,7 +59,8 @@ impl House {
         } else if cluster != mine {
             // What it says is of another one.
             claim = Claim::Anew;
-        } else if matches!(claim, Claim::Again { .. }) {
+        } else if claim != Claim::Anew {
+            // An eviction by who has not heard of this is to end it as well.
             since_ms = join.since_ms;
         }
         if let Some(left) = join.left.filter(|left| *left != self.store.cluster()) {

@@ -17,7 +17,7 @@ use super::error::Error;
 use crate::limits::SWIM_PACKETS_MAX;
 use crate::replica::{Dot, Frame, NodeId, Sweep, VersionVector};
 
-/// The language spoken here. It grows with every change of a type in this file, or in `replica/` of what travels.
+/// The language spoken here. It grows with every release that changes a type in this file, or in `replica/` of what travels.
 pub const PROTOCOL: u16 = 1;
 
 const MAGIC: &[u8; 4] = b"DYNA";
@@ -111,7 +111,7 @@ pub enum Claim {
     Anew,
     /// Nobody has told it anything since it was started, so many ms ago.
     Unaware {
-        /// Measured there: the two clocks need not agree.
+        /// Measured there: only the clocks of the evictor and of whom it asks have to agree.
         for_ms: u64,
     },
     /// It was shown to be a member since it was started, by this record, and asks on for that membership.

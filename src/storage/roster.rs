@@ -75,11 +75,11 @@ impl Store {
         self.0.shared.heard.look(|said| said.contains_key(&id))
     }
 
-    /// Is this node no member of its own cluster, as far as it knows? One that is alone is one by itself, whoever was there
-    /// before.
+    /// Is this node no member of its own cluster, as far as it knows? One that is new is one by itself.
     pub fn is_out(&self) -> bool {
         let me = self.me();
-        self.0.shared.heard.look(|said| !said.is_empty() && !said.contains_key(&me))
+        let (member, alone) = self.0.shared.heard.look(|said| (said.contains_key(&me), said.is_empty()));
+        !member && (!alone || self.evicted().contains(&me))
     }
 
     /// Those who were evicted and whose mark is still there.

@@ -399,22 +399,27 @@ fn name_given_twice(meanwhile: impl FnOnce(&Cluster)) -> Cluster {
     meanwhile(&cluster);
     cluster.kill(1);
     cluster.kill(0);
-    let files = |dir: &Path| {
-        let files = Command::new("find").arg(dir).args(["-type", "f", "-printf", "%P\n"]).output().unwrap();
-        String::from_utf8(files.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<String>>()
-    };
-    for file in files(&cluster.dir(1)) {
-        match std::fs::read(backup.join(&file)) {
-            Ok(bytes) => std::fs::write(cluster.dir(1).join(&file), bytes).unwrap(),
-            Err(_) => std::fs::remove_file(cluster.dir(1).join(&file)).unwrap(),
-        }
-    }
+    set_back(&cluster.dir(1), &backup);
     cluster.up_untold(1);
     let second = put(cluster.node(1), "second", "z").json()["version"].clone();
     assert_eq!(first, second, "else this test shows nothing");
     cluster.up(0);
     cluster.settle();
     cluster
+}
+
+/// Puts a directory's files back to what they were when it was copied.
+pub fn set_back(dir: &Path, backup: &Path) {
+    let files = |dir: &Path| {
+        let files = Command::new("find").arg(dir).args(["-type", "f", "-printf", "%P\n"]).output().unwrap();
+        String::from_utf8(files.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<String>>()
+    };
+    for file in files(dir) {
+        match std::fs::read(backup.join(&file)) {
+            Ok(bytes) => std::fs::write(dir.join(&file), bytes).unwrap(),
+            Err(_) => std::fs::remove_file(dir.join(&file)).unwrap(),
+        }
+    }
 }
 
 /// What only one node has does not go with it.

@@ -3,6 +3,7 @@
 
 use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, state};
 use crate::departures::with_one_behind_a_line;
+use crate::membership::{copy, set_back};
 use crate::proxy::{Line, Proxy};
 use crate::support::{Node, SOON, binary, wait_until};
 use dynarust::limits::{JOIN_TOLD_MS, RETRY_MS};
@@ -95,6 +96,18 @@ fn who_is_told_of_its_eviction_as_it_comes_back_is_taken_in() {
 /// be taken in before its evictor reaches it.
 #[test]
 fn who_was_evicted_while_it_could_reach_nobody_is_out() {
+    evicted_while_cut_off(|_, _| {});
+}
+
+/// It has evicted the other as well, and knows nobody any more.
+#[test]
+fn who_was_evicted_by_one_that_it_evicted_is_out() {
+    evicted_while_cut_off(|node, evictor| {
+        assert_eq!(node.request("DELETE", &format!("/membership/{evictor}"), "").status, 200);
+    });
+}
+
+fn evicted_while_cut_off(meanwhile: impl FnOnce(&Node, &str)) {
     let (lines, addresses) = ([Proxy::start(), Proxy::start()], [free_address(), free_address()]);
     let known_as = [0, 1].map(|number: usize| lines[number].address.to_string());
     (0..2).for_each(|number| lines[number].leads_to(addresses[number]));
@@ -107,13 +120,15 @@ fn who_was_evicted_while_it_could_reach_nobody_is_out() {
     cluster.kill(1);
     up_at(&mut cluster, 1, addresses[1], &["--advertise", &known_as[1], &known_as[0]]);
     assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+    meanwhile(cluster.node(1), &id(cluster.node(0)));
     lines[0].set(Line::Good);
     wait_until(SETTLED, "it knows", || cluster.node(1).log().contains("WARN  this node was evicted"));
     assert_eq!(get(addresses[0], "/membership")["members"].as_array().unwrap().len(), 1);
+    assert_eq!(cluster.node(1).request("GET", "/ready", "").status, 503);
     // Now somebody does.
     lines[1].set(Line::Good);
     cluster.kill(1);
-    up_at(&mut cluster, 1, addresses[1], &["--advertise", &known_as[1]]);
+    up_at(&mut cluster, 1, addresses[1], &["--advertise", &known_as[1], &known_as[0]]);
     cluster.settle();
 }
 
@@ -178,4 +193,111 @@ fn new_nodes_that_hear_no_answer_make_no_second_cluster() {
     wait_until(SETTLED, "both ask on", || line.messages() as u64 > asked || of(0) == of(1));
     line.set(Line::Good);
     cluster.settle();
+}
+
+/// Both were told of a node that was down, and began a cluster without it. They ask on for it, as the log says.
+#[test]
+fn who_began_a_cluster_asks_on_for_the_one_that_was_down() {
+    let addresses = [free_address(), free_address(), free_address()];
+    let mut cluster = Cluster::each(3, |_| Vec::new());
+    let late = addresses[0].to_string();
+    for (number, other) in [(1, addresses[2]), (2, addresses[1])] {
+        up_at(&mut cluster, number, addresses[number], &[&late, &other.to_string()]);
+    }
+    wait_until(SETTLED, "each was taken in by the other", || {
+        (1..3).all(|number| cluster.node(number).log().contains("joined cluster"))
+    });
+    up_at(&mut cluster, 0, addresses[0], &[]);
+    cluster.settle();
+}
+
+/// Evicted, and set back to before its last write: nobody who does not know it says so, before it is taken in. It serves under
+/// another id then, or what it writes would go.
+#[test]
+fn an_evicted_node_that_was_set_back_takes_no_write_under_its_old_id() {
+    let mut cluster = Cluster::start(3);
+    let old = id(cluster.node(2));
+    put(cluster.node(2), "k?w=3", "x");
+    cluster.kill(2);
+    let backup = cluster.dir(2).with_extension("backup");
+    copy(&cluster.dir(2), &backup);
+    cluster.up_untold(2);
+    put(cluster.node(2), "later?w=3", "y");
+    cluster.kill(2);
+    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{old}"), "").status, 200);
+    cluster.settle();
+    set_back(&cluster.dir(2), &backup);
+    cluster.up_untold(2);
+    let written = put(cluster.node(2), "at-once", "z");
+    assert_eq!(written.status, 201, "{}", written.text());
+    assert_ne!(id(cluster.node(2)), old);
+    wait_until(SETTLED, "it is in", || cluster.node(0).request("GET", "/key/at-once", "").status == 200);
+    cluster.shows(&[("k", "x"), ("later", "y"), ("at-once", "z")]);
+}
+
+/// The one that it came to is gone before it had all from it, and evicted: nobody has any more than this one.
+#[test]
+fn the_last_member_is_ready_with_what_it_has() {
+    let mut cluster = Cluster::each(2, |_| Vec::new());
+    cluster.up(0);
+    let large = "x".repeat(500_000);
+    (0..40).for_each(|n| drop(put(cluster.node(0), &format!("large{n}"), &large)));
+    let ready = |node: &Node| node.request("GET", "/ready", "").status == 200;
+    // One that is cut off half way.
+    for number in 1.. {
+        assert!(number < 20, "none of them is cut off half way");
+        cluster.nodes[1] = Some(Node::start(&cluster.dir(number), &[&cluster.node(0).address.to_string()]));
+        wait_until(SOON, "it is taken in", || cluster.node(1).log().contains("joined cluster"));
+        cluster.node(0).signal(libc::SIGSTOP);
+        if !ready(cluster.node(1)) {
+            break;
+        }
+        cluster.node(0).signal(libc::SIGCONT);
+        cluster.kill(1);
+    }
+    cluster.kill(0);
+    let last = cluster.node(1);
+    assert!(!ready(last));
+    for member in get(last.address, "/membership")["members"].as_array().unwrap() {
+        let whom = member["id"].as_str().unwrap();
+        if whom != id(last) {
+            assert_eq!(last.request("DELETE", &format!("/membership/{whom}"), "").status, 200);
+        }
+    }
+    wait_until(SETTLED, "it is ready", || ready(last));
+    wait_until(SOON, "its log says so", || last.log().contains("is the last member now"));
+}
+
+/// Who takes it in has never heard of it, and no more of its eviction by one that is cut off: that ends what it is a member by.
+#[test]
+fn an_eviction_ends_what_a_member_wrote_that_had_never_heard_of_the_node() {
+    let mut cluster = Cluster::each(3, |_| Vec::new());
+    cluster.up(0);
+    cluster.up(1);
+    cluster.settle();
+    let addresses: Vec<_> = cluster.alive().map(|node| node.address).collect();
+    cluster.kill(1);
+    cluster.up(2);
+    wait_until(SETTLED, "it is in", || cluster.node(2).log().contains("joined cluster"));
+    let evicted = id(cluster.node(2));
+    wait_until(SETTLED, "it has all", || cluster.node(2).request("GET", "/ready", "").status == 200);
+    cluster.kill(0);
+    cluster.kill(2);
+    up_at(&mut cluster, 1, addresses[1], &[]);
+    cluster.up_untold(2);
+    both_know_each_other(cluster.node(1), cluster.node(2));
+    // Now only the sponsor is up.
+    cluster.node(2).signal(libc::SIGSTOP);
+    cluster.kill(1);
+    up_at(&mut cluster, 0, addresses[0], &[]);
+    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+    up_at(&mut cluster, 1, addresses[1], &[]);
+    for node in [cluster.node(0), cluster.node(1)] {
+        wait_until(SETTLED, "both know", || state(node, &evicted) == "none");
+    }
+    cluster.node(2).signal(libc::SIGCONT);
+    wait_until(SETTLED, "it knows", || state(cluster.node(2), &evicted) == "none");
+    for node in [cluster.node(0), cluster.node(1)] {
+        assert_eq!(state(node, &evicted), "none");
+    }
 }
