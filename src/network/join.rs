@@ -320,13 +320,20 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
         Some((record, _)) if house.was_member() => Claim::Again { record },
         None if house.was_member() => return Err(Error::Ended),
         _ if house.came_with.get().is_some() => Claim::Anew,
-        _ => Claim::Unaware { for_ms: house.settings.started.elapsed().as_millis() as u64 },
+        _ => Claim::Unaware { for_ms: house.age_ms() },
     };
     let again = matches!(claim, Claim::Again { .. });
-    let join = Join { members, since_ms, claim, left: house.store.left()?, advertise, port: listen.port() };
-    let envelope = house.envelope(Message::Join(join));
-    let limit = Duration::from_millis(PEER_ANSWER_MS);
-    let answer = house.client.ask(address, &envelope, limit).await?;
+    let left = house.store.left()?;
+    let ask = async |ticket| {
+        let (advertise, port) = (advertise.clone(), listen.port());
+        let join = Join { members, since_ms, claim, ticket, left, advertise, port };
+        let limit = Duration::from_millis(PEER_ANSWER_MS);
+        house.client.ask(address, &house.envelope(Message::Join(join)), limit).await
+    };
+    let mut answer = ask(None).await?;
+    if let Reply::Ticket(ticket) = answer.body {
+        answer = ask(Some(ticket)).await?;
+    }
     if answer.from == house.store.me() && answer.run == house.run {
         return Err(Error::Own);
     }
@@ -397,6 +404,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
         Reply::Refused(refusal) => Err(refusal.into()),
+        Reply::Ticket(_) => Err(Refusal::NotNow("it is slow to answer".into()).into()),
         Reply::Have(_) | Reply::Pulse(_) => Err(Error::Unreadable("it answered something else".into())),
     }
 }

@@ -350,7 +350,7 @@ impl House {
             let said = self.store.said_by(peer).map_or(0, |said| said.vv.get(peer));
             said.max(self.store.published().vv.get(peer))
         };
-        let now_ms = self.settings.started.elapsed().as_millis() as u64;
+        let now_ms = self.age_ms();
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).hear(peer, run, now_ms, told)
     }
 }

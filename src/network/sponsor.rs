@@ -1,13 +1,13 @@
 //! Taking a node in: under which address, as a member since when, and with what it is told of the others.
 //!
 //! Two clusters of several members are never made one here. Nor does a node come back in that was evicted, or left, since it was
-//! started: what it asks may have been under way when that was done.
+//! started. What it asks may have been under way when that was done: so nobody is taken in by the first word, but with a ticket.
 
 use std::net::SocketAddr;
 
-use super::wire::{Claim, Join, Joined, Refusal, Reply};
+use super::wire::{Claim, Join, Joined, Refusal, Reply, Ticket};
 use super::{House, NOWHERE, is_concrete};
-use crate::limits::MEMBER_SINCE_AHEAD_MS_MAX;
+use crate::limits::{MEMBER_SINCE_AHEAD_MS_MAX, PEER_ANSWER_MS};
 use crate::peers::{Arrival, canonical};
 use crate::replica::{NodeId, Records};
 use crate::storage::{Action, Rejection};
@@ -21,6 +21,9 @@ impl House {
         seen_as: Option<SocketAddr>,
         reached_as: Option<String>,
     ) -> Reply {
+        if !join.ticket.is_some_and(|ticket| self.is_fresh(ticket)) {
+            return Reply::Ticket(Ticket { run: self.run, at_ms: self.age_ms() });
+        }
         let mine = self.store.cluster();
         if mine == NOWHERE {
             return Reply::Refused(Refusal::NotNow("it has left its cluster".into()));
@@ -100,6 +103,17 @@ impl House {
             Ok(roster) => Reply::Joined(Joined { address, roster, vv }),
             Err(e) => Reply::Refused(Refusal::NotNow(e.to_string())),
         }
+    }
+
+    /// Did this process give it no longer ago than its sender waits for an answer?
+    fn is_fresh(&self, ticket: Ticket) -> bool {
+        let since = self.age_ms().checked_sub(ticket.at_ms).filter(|_| ticket.run == self.run);
+        since.is_some_and(|since_ms| since_ms <= PEER_ANSWER_MS)
+    }
+
+    /// How long this process has run, in ms.
+    pub(super) fn age_ms(&self) -> u64 {
+        self.settings.started.elapsed().as_millis() as u64
     }
 
     /// This node is a member from now on, or has been one for as long as it says, unless that was ended; and is reached there.

@@ -95,6 +95,8 @@ pub struct Join {
     pub since_ms: Option<u64>,
     /// What makes it ask.
     pub claim: Claim,
+    /// What it got for asking before.
+    pub ticket: Option<Ticket>,
     /// The cluster that it has left, if it belongs to none: it still holds what that one held.
     pub left: Option<NodeId>,
     /// Where it says that it can be reached.
@@ -121,6 +123,16 @@ pub enum Claim {
     },
 }
 
+/// Shows that a question is not an old one. Who stood still, or is behind a slow line, may read it long after its sender gave up,
+/// came in by another one, and was evicted, or left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    /// The process that gave it.
+    pub run: u64,
+    /// When it did, in ms since it was started.
+    pub at_ms: u64,
+}
+
 /// What a new member is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Joined {
@@ -143,6 +155,8 @@ pub enum Reply {
     Pulse(Pulse),
     /// No.
     Refused(Refusal),
+    /// Ask to join once more, with this.
+    Ticket(Ticket),
 }
 
 /// Why not.
@@ -250,6 +264,7 @@ mod tests {
             members: 3,
             since_ms: Some(5),
             claim: Claim::Anew,
+            ticket: None,
             left: None,
             advertise: Some("a:1".into()),
             port: 7,

@@ -3,7 +3,7 @@
 
 use crate::cluster::{Cluster, SETTLED, get, id, put, shows};
 use crate::support::{Node, Response, SOON, binary, wait_until};
-use dynarust::limits::SEQ_MAX;
+use dynarust::limits::{PEER_ANSWER_MS, SEQ_MAX};
 use dynarust::replica::{Change, Digest, Dot, Entry, Frame, Hlc, Kind, NodeId, Range, Value, Version};
 use serde::Serialize;
 use std::process::Command;
@@ -30,11 +30,18 @@ enum Message {
         members: u64,
         since_ms: Option<u64>,
         claim: Claim,
+        ticket: Option<Ticket>,
         left: Option<NodeId>,
         advertise: Option<String>,
         port: u16,
     },
 }
+
+/// Of whom is asked: the process, and when.
+type Ticket = (u64, u64);
+
+/// The front of an answer, and what the others are not read for.
+type Answer = (NodeId, NodeId, u64, u64, String, u32, Ticket);
 
 #[derive(Serialize, Clone, Copy)]
 enum Claim {
@@ -63,6 +70,13 @@ fn post(node: &Node, bytes: &[u8]) -> Response {
 /// The refusal in an answer, or what else it is, as text.
 fn answer(response: &Response) -> String {
     String::from_utf8_lossy(&response.body).into_owned()
+}
+
+/// The ticket in an answer.
+fn ticket(response: &Response) -> Ticket {
+    let body = response.body.get(14..).expect("a message");
+    let (.., ticket): Answer = postcard::take_from_bytes(body).expect("a ticket").0;
+    ticket
 }
 
 /// Somebody who speaks the language.
@@ -94,8 +108,20 @@ impl Rogue {
     }
 
     fn claims(&self, node: &Node, advertise: &str, since_ms: Option<u64>, claim: Claim) -> Response {
+        let told = self.asks_with(None, node, advertise, since_ms, claim);
+        self.asks_with(Some(ticket(&told)), node, advertise, since_ms, claim)
+    }
+
+    fn asks_with(
+        &self,
+        ticket: Option<Ticket>,
+        node: &Node,
+        advertise: &str,
+        since_ms: Option<u64>,
+        claim: Claim,
+    ) -> Response {
         let advertise = Some(advertise.to_owned());
-        let join = Message::Join { members: 1, since_ms, claim, left: None, advertise, port: 1 };
+        let join = Message::Join { members: 1, since_ms, claim, ticket, left: None, advertise, port: 1 };
         say(node, &self.envelope(join))
     }
 
@@ -275,6 +301,27 @@ fn who_asks_on_after_its_eviction_is_not_in_again() {
     elsewhere.asks_on(&node, 1);
     let shown = get(node.address, "/membership")["members"].to_string();
     assert!(shown.contains("1970-01-01T00:00:00.001Z"), "{shown}");
+}
+
+/// What is read late was asked before whatever happened since: it is asked again.
+#[test]
+fn nobody_is_taken_in_by_an_old_question() {
+    let dirs = tempfile::tempdir().unwrap();
+    let node = Node::start(dirs.path(), &[]);
+    let rogue = Rogue::before(&node);
+    let members = || get(node.address, "/membership")["members"].as_array().unwrap().len();
+    let asks = |with| rogue.asks_with(with, &node, "127.0.0.1:1", None, Claim::Anew);
+    let (run, at_ms) = ticket(&asks(None));
+    assert_eq!(members(), 1);
+    for old in [(run, at_ms + 3_600_000), (run ^ 1, at_ms), (run, u64::MAX)] {
+        let (of, later) = ticket(&asks(Some(old)));
+        assert!(of == run && later >= at_ms && members() == 1, "{old:?}");
+    }
+    wait_until(SETTLED, "it is old", || ticket(&asks(None)).1 > at_ms + PEER_ANSWER_MS);
+    let (_, later) = ticket(&asks(Some((run, at_ms))));
+    assert_eq!(members(), 1);
+    asks(Some((run, later)));
+    assert_eq!(members(), 2);
 }
 
 /// Nobody told it anything since it was started: an eviction counts if it was after that, whatever the node's own clock says.

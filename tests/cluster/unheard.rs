@@ -6,7 +6,7 @@ use crate::departures::with_one_behind_a_line;
 use crate::membership::{copy, set_back};
 use crate::proxy::{Line, Proxy};
 use crate::support::{Node, SOON, binary, wait_until};
-use dynarust::limits::{JOIN_TOLD_MS, RETRY_MS};
+use dynarust::limits::{JOIN_TOLD_MS, PEER_ANSWER_MS, RETRY_MS};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -148,8 +148,8 @@ fn who_leaves_is_not_in_again_by_the_answer_to_what_it_asked_before() {
     });
 }
 
-/// On a line so slow.
-const SLOW: Duration = Duration::from_secs(3);
+/// On a line so slow, each way.
+const SLOW: Duration = Duration::from_millis(1_500);
 
 fn leaves_while_it_asks(meanwhile: impl FnOnce(&Cluster)) {
     let line = Proxy::start();
@@ -160,7 +160,8 @@ fn leaves_while_it_asks(meanwhile: impl FnOnce(&Cluster)) {
     line.set(Line::Slow(SLOW));
     let passed = line.messages();
     cluster.nodes[2] = Some(Node::start(&cluster.dir(2), &[&line.address.to_string()]));
-    wait_until(SOON, "it has asked", || line.messages() > passed);
+    // The first word gets it a ticket.
+    wait_until(SOON, "it has asked with that", || line.messages() > passed + 1);
     let asked = Instant::now();
     meanwhile(&cluster);
     let told = cluster.node(2).request("POST", "/cluster/leave", "");
@@ -172,6 +173,33 @@ fn leaves_while_it_asks(meanwhile: impl FnOnce(&Cluster)) {
     cluster.settle();
     for node in cluster.alive() {
         assert_eq!(state(node, &leaver), "none", "{}", node.log());
+    }
+}
+
+/// It gave the first one up, came in by the second, and was evicted there. Then the first one reads what it asked.
+#[test]
+fn who_was_evicted_is_not_in_again_by_what_it_asked_before_it_was_in() {
+    let line = Proxy::start();
+    let mut cluster = Cluster::each(3, |_| Vec::new());
+    cluster.up(0);
+    cluster.up(1);
+    cluster.settle();
+    line.leads_to(cluster.node(0).address);
+    // Twice as long as anybody waits for an answer.
+    let slow = Duration::from_millis(2 * PEER_ANSWER_MS);
+    line.set(Line::Slow(slow));
+    let by = [line.address, cluster.node(1).address].map(|address| address.to_string());
+    cluster.nodes[2] = Some(Node::start(&cluster.dir(2), &[&by[0], &by[1]]));
+    wait_until(SOON, "it has asked", || line.messages() > 0);
+    let asked = Instant::now();
+    wait_until(SETTLED, "it is in", || cluster.node(2).log().contains("joined cluster"));
+    let evicted = id(cluster.node(2));
+    assert_eq!(cluster.node(1).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+    wait_until(SETTLED, "it knows", || state(cluster.node(2), &evicted) == "none");
+    assert!(asked.elapsed() < slow, "else this test shows nothing");
+    wait_until(SETTLED, "all of it has come through", || asked.elapsed() > slow + slow / 4);
+    for node in cluster.alive() {
+        assert_eq!(state(node, &evicted), "none", "{}", node.log());
     }
 }
 
