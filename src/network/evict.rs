@@ -143,7 +143,7 @@ impl House {
     }
 
     /// A member takes this node for one. Of a node that knows it was evicted that shows only that the other has not heard of it.
-    pub(super) fn is_acknowledged(&self) {
+    pub(super) fn note_recognition(&self) {
         if !self.store.is_out() {
             self.note_membership();
         }

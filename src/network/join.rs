@@ -393,7 +393,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
             house.note_membership();
-            // Whoever took it in is asked again, until others know it as well: that is no news.
+            // Each member that does not know it yet is asked as well: that is no news.
             let joined = Some((answer.cluster, known_as.clone()));
             let mut said = house.joined.lock().unwrap_or_else(PoisonError::into_inner);
             if *said != joined {

@@ -122,7 +122,7 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
     for id in strangers {
         addresses.extend(house.reach(id).await);
     }
-    // Who took it in is asked once more, until others know it as well: that one may be gone before they do.
+    // Who took it in, or showed that it was set back, is asked first when it serves, before those that it is told to join by.
     Ok(taken_in_by(house, &addresses).await?.map_or(addresses, |address| vec![address]))
 }
 

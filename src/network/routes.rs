@@ -193,7 +193,7 @@ impl House {
     /// This member has so much, and takes this node for a member too, whatever it answered before it had heard of it.
     fn ships(&self, member: NodeId, vv: &VersionVector) {
         self.peers.update(member, |peer| (peer.denies, peer.shipped) = (false, Some(Instant::now())));
-        self.is_acknowledged();
+        self.note_recognition();
         self.store.acknowledge(member, vv);
     }
 

@@ -173,7 +173,7 @@ impl Shipper {
         if vv.get(me) > house.store.published().vv.get(me) {
             return Err(Refusal::RolledBack(vv.get(me)).into());
         }
-        house.is_acknowledged();
+        house.note_recognition();
         house.store.acknowledge(self.peer, &vv);
         self.told = telling.map(|told| (told, Instant::now())).or(self.told.take());
         Ok(answer.progress && self.courier.lagging(house.store.me(), &house.store.published().vv))

@@ -27,14 +27,20 @@ fn both_know_each_other(one: &Node, other: &Node) {
     assert_eq!(put(other, "there?w=2", "x").status, 201);
 }
 
-/// The one that took it in is lost long after that, and then the other comes up, which never heard of it.
-#[test]
-fn a_member_that_comes_back_when_the_sponsor_is_lost_takes_the_newcomer_in() {
+/// A member that can be reached by this line only is away while the last node joins by the first.
+fn with_a_newcomer_while_one_is_away() -> (Cluster, Proxy) {
     let (mut cluster, line) = with_one_behind_a_line();
     put(cluster.node(0), "k?w=2", "x");
     cluster.kill(1);
     cluster.up(2);
     shows(cluster.node(2), "k", Some("x"));
+    (cluster, line)
+}
+
+/// The one that took it in is lost long after that, and then the other comes up, which never heard of it.
+#[test]
+fn a_member_that_comes_back_when_the_sponsor_is_lost_takes_the_newcomer_in() {
+    let (mut cluster, line) = with_a_newcomer_while_one_is_away();
     wait_until(SETTLED, "it is found out", || state(cluster.node(2), &other_than(&cluster)) == "down");
     // Longer than anybody waits for an answer.
     let settled = Instant::now() + Duration::from_secs(12);
@@ -48,11 +54,7 @@ fn a_member_that_comes_back_when_the_sponsor_is_lost_takes_the_newcomer_in() {
 /// The same of a newcomer that is started again before that, and is told nobody to join by.
 #[test]
 fn a_member_that_comes_back_takes_in_a_newcomer_that_was_started_again() {
-    let (mut cluster, line) = with_one_behind_a_line();
-    put(cluster.node(0), "k?w=2", "x");
-    cluster.kill(1);
-    cluster.up(2);
-    shows(cluster.node(2), "k", Some("x"));
+    let (mut cluster, line) = with_a_newcomer_while_one_is_away();
     cluster.kill(0);
     cluster.kill(2);
     cluster.up_untold(2);
