@@ -235,7 +235,8 @@ pub const LISTED_KEYS: usize = 4_096;
 /// Listings of keys under way at a time; each reads as fast as its client does, and may take a whole core.
 pub const LISTINGS_MAX: usize = 4;
 
-/// Entries kept in memory as they were written last, for those who send them to peers: as much as a few of the largest frames.
+/// Rows of the log and entries kept in memory as they were written last, for those who send them to peers: as much as a few of
+/// the largest frames.
 pub const RECENT_BYTES: usize = 8 << 20;
 
 /// How many keys are read at a time for a piece of a sweep, between looks at its size.

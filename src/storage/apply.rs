@@ -55,7 +55,7 @@ impl Applier {
 
     /// Puts a complete unit on the disk; [`Applier::settle`] must follow before the next. `before` is the replica's vector
     /// from before the unit; every key is marked in the watermark with the number of the commit before it changes, and stands
-    /// among the recent ones after that, while there is anybody to send it to.
+    /// among the recent ones after that, as do the rows, while there is anybody to send them to.
     pub fn apply(
         &mut self,
         unit: Unit,
@@ -72,6 +72,12 @@ impl Applier {
         self.garbage.rows.extend(gone);
         self.unforgotten |= unforgotten;
         let leftover = unit.changes().any(|touch| touch.entry.leftover());
+        let alone = replica.peers().next().is_none();
+        // What was jumped over stands in no row.
+        let remembers = !alone && unit.jumped().is_empty();
+        if !remembers {
+            shared.recent.clear(replica.vv());
+        }
         for (row, bytes) in codec::encode_rows(&unit, self.repairs) {
             self.trees.changes.insert(change_key(row.first), bytes.as_slice())?;
             if row.first.origin == REPAIR {
@@ -81,12 +87,11 @@ impl Applier {
             }
             let bytes = bytes.len() + ROW_OVERHEAD_BYTES;
             self.changes.push(Kept { first: row.first, through: row.through, bytes, leftover });
+            if remembers {
+                shared.recent.log(row);
+            }
         }
         replica.count(&unit);
-        let alone = replica.peers().next().is_none();
-        if alone {
-            shared.recent.clear();
-        }
         for touch in unit.into_changes() {
             shared.watermark.mark(&touch.key, commit);
             let (kind, key, entry) = self.touch(touch)?;
@@ -94,6 +99,7 @@ impl Applier {
                 shared.recent.put(key, entry);
             }
         }
+        shared.recent.end(replica.vv());
         let summary = Summary {
             vv: replica.vv().clone(),
             floor: replica.floor().clone(),

@@ -69,6 +69,14 @@ impl Store {
             if rather.is_some() && wants.may_choose {
                 return Ok(Next::Sweep { target: published.vv.clone(), rather });
             }
+            let shared = &self.0.shared;
+            if let Some((recent, commit)) =
+                shipping::recent_frame(shared, &replica, &have, bounds, &wants.origins)
+            {
+                shared.watermark.reached(commit).await;
+                frame = Some(recent);
+                continue;
+            }
             let (inner, origins, had) = (self.0.clone(), wants.origins.clone(), have.clone());
             let read = move || shipping::frame(&inner.trees, &inner.shared, &replica, &had, bounds, &origins);
             frame = Some(self.shown(read).await?);

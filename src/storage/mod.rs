@@ -258,7 +258,7 @@ impl Store {
         engine::opening(false);
         let shared = Arc::new(Shared {
             watermark: Watermark::new(),
-            recent: Recent::default(),
+            recent: Recent::new(found.replica.vv()),
             metrics,
             published: Mutex::new(Arc::new(Published::of(&found.replica))),
             heard: Heard::new((settings.now_ms)()),

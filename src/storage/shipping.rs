@@ -30,12 +30,48 @@ pub enum Next {
     },
 }
 
+/// The newest commit that a key which was read may be of.
+struct Seen<'a> {
+    shared: &'a Shared,
+    commit: Cell<u64>,
+}
+
+impl Seen<'_> {
+    fn nothing(shared: &Shared) -> Seen<'_> {
+        Seen { shared, commit: Cell::new(0) }
+    }
+
+    /// This key was read just now.
+    fn see(&self, key: &[u8]) {
+        let commit = self.shared.watermark.pending(key).unwrap_or(0);
+        self.commit.set(self.commit.get().max(commit));
+    }
+}
+
+/// What was written last, as far as that is in memory.
+struct Recalling<'a>(Seen<'a>);
+
+/// Something is not in memory.
+struct Elsewhere;
+
 /// The trees, as a peer is told of them: values whole, and what was seen remembered.
 struct Reading<'a> {
     trees: &'a Trees,
-    shared: &'a Shared,
-    /// The newest commit that a key which was read may be of.
-    seen: Cell<u64>,
+    seen: Seen<'a>,
+}
+
+/// The next frame, of these origins, for a peer that has `have`, if everything for it is in memory, as it nearly always is. Does
+/// not block.
+pub fn recent_frame(
+    shared: &Shared,
+    replica: &Replica,
+    have: &VersionVector,
+    bounds: Bounds,
+    origins: &BTreeSet<NodeId>,
+) -> Option<(Frame, u64)> {
+    let recalling = Recalling(Seen::nothing(shared));
+    let frame = replica.frame(have, bounds, |origin| origins.contains(&origin), &recalling);
+    frame.ok().map(|frame| (frame, recalling.0.commit.get()))
 }
 
 /// The next frame, of these origins, for a peer that has `have`. Blocks.
@@ -47,9 +83,9 @@ pub fn frame(
     bounds: Bounds,
     origins: &BTreeSet<NodeId>,
 ) -> Result<(Frame, u64), Error> {
-    let reading = Reading { trees, shared, seen: Cell::new(0) };
+    let reading = Reading { trees, seen: Seen::nothing(shared) };
     let frame = replica.frame(have, bounds, |origin| origins.contains(&origin), &reading)?;
-    Ok((frame, reading.seen.get()))
+    Ok((frame, reading.seen.commit.get()))
 }
 
 /// The next piece of a sweep. Blocks.
@@ -62,7 +98,7 @@ pub fn piece(
     bounds: Bounds,
 ) -> Result<(Sweep, u64), Error> {
     let published = shared.published();
-    let reading = Reading { trees, shared, seen: Cell::new(0) };
+    let reading = Reading { trees, seen: Seen::nothing(shared) };
     let sweep = replica(me, &published).sweep(target, after, bounds, &reading)?;
     // What is not there says something as well: it may be gone only since a commit that is under way.
     Ok((sweep, shared.watermark.begun()))
@@ -70,7 +106,7 @@ pub fn piece(
 
 /// The records of all members, and what is remembered of others, as a sweep that promises nothing. Blocks.
 pub fn roster(trees: &Trees, shared: &Shared, me: NodeId) -> Result<(Sweep, u64), Error> {
-    let reading = Reading { trees, shared, seen: Cell::new(0) };
+    let reading = Reading { trees, seen: Seen::nothing(shared) };
     let after = Some((Kind::Membership, Vec::new()));
     let entries = reading.entries_after(after.as_ref(), usize::MAX)?;
     let (target, vv) = (VersionVector::new(), VersionVector::new());
@@ -83,10 +119,15 @@ pub fn replica(me: NodeId, published: &Published) -> Replica {
     Replica::resume(me, vv, floor, clock, totals)
 }
 
+/// Are all its texts in it, none in pieces?
+fn is_whole(entry: &Entry) -> bool {
+    entry.versions().iter().all(|version| matches!(version.value, Value::Inline(_)))
+}
+
 impl Reading<'_> {
     /// The same entry with all texts in it; `None` when one was superseded meanwhile.
     fn whole(&self, entry: &Entry) -> Result<Option<Entry>, Error> {
-        if !entry.versions().iter().any(|version| matches!(version.value, Value::Chunked { .. })) {
+        if is_whole(entry) {
             return Ok(Some(entry.clone()));
         }
         let mut versions = entry.versions().to_vec();
@@ -98,10 +139,25 @@ impl Reading<'_> {
         }
         Ok(Some(Entry::from_parts(versions, entry.context().clone())))
     }
+}
 
-    fn see(&self, key: &[u8]) {
-        let commit = self.shared.watermark.pending(key).unwrap_or(0);
-        self.seen.set(self.seen.get().max(commit));
+impl Rules for Recalling<'_> {
+    type Error = Elsewhere;
+
+    fn entry(&self, kind: Kind, key: &[u8]) -> Result<Entry, Elsewhere> {
+        let Recalling(seen) = self;
+        let entry = if kind == Kind::Data { seen.shared.recent.entry(key) } else { None };
+        let entry = entry.filter(is_whole).ok_or(Elsewhere)?;
+        seen.see(key);
+        Ok(entry)
+    }
+
+    fn changes(&self, origin: NodeId, after: u64, through: u64) -> Result<Vec<Change>, Elsewhere> {
+        self.0.shared.recent.changes(origin, after, through).ok_or(Elsewhere)
+    }
+
+    fn entries_after(&self, _: Option<&(Kind, Vec<u8>)>, _: usize) -> Result<Vec<Held>, Elsewhere> {
+        Err(Elsewhere)
     }
 }
 
@@ -110,9 +166,9 @@ impl Rules for Reading<'_> {
 
     fn entry(&self, kind: Kind, key: &[u8]) -> Result<Entry, Error> {
         for _ in 0..CHUNK_READ_RETRIES_MAX {
-            let recent = if kind == Kind::Data { self.shared.recent.get(key) } else { None };
+            let recent = if kind == Kind::Data { self.seen.shared.recent.entry(key) } else { None };
             let entry = recent.map_or_else(|| self.trees.entry(kind, key), Ok)?;
-            self.see(key);
+            self.seen.see(key);
             if let Some(whole) = self.whole(&entry)? {
                 return Ok(whole);
             }
@@ -136,5 +192,121 @@ impl Rules for Reading<'_> {
             };
         }
         Ok(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::super::{Action, Condition, Parcel, Request, Settings, Store};
+    use super::*;
+    use crate::limits::VALUE_INLINE_BYTES_MAX;
+    use crate::replica::{Member, Wants};
+
+    fn open(place: &tempfile::TempDir, random: fn() -> u64) -> Store {
+        let settings = Settings {
+            directory: place.path().to_owned(),
+            cache_bytes: 8 << 20,
+            reserve_bytes: Some(0),
+            queue: 64,
+            log_kept_bytes: 4 << 10,
+            log_held_bytes: 1 << 20,
+            forget_after: Duration::from_secs(86_400),
+            commit_deadline: Duration::from_secs(60),
+            now_ms: || 1_000_000,
+            random,
+        };
+        Store::open(&settings, Default::default()).expect("a store")
+    }
+
+    async fn write(store: &Store, kind: Kind, key: &[u8], text: Option<Vec<u8>>) {
+        let action = text.map_or(Action::Delete, |text| Action::Put(text, None));
+        let condition = Condition::default();
+        let request = Request { kind, key: key.to_vec(), action, condition, token: None, room: None };
+        // Deleting what is not there is refused.
+        let _ = store.write(request).await;
+    }
+
+    const MANY: Bounds = Bounds { count: 40, bytes: 1 << 20 };
+
+    /// All that one lacks, or a part of a sweep, goes to the other.
+    async fn ship(from: &Store, to: &Store, sweeps: bool) {
+        let have = to.published().vv.clone();
+        let target = from.published().vv.clone();
+        let origins = target.iter().map(|dot| dot.origin).collect();
+        let wants = Wants { have, origins, first: true, may_choose: false };
+        let next = from.next_for(to.me(), &wants, MANY).await.expect("what it lacks");
+        let parcel = match next {
+            Next::Frame(frame) if !sweeps => Parcel::Frame(frame),
+            _ => Parcel::Sweep(from.sweep_for(target, None, MANY_KEYS).await.expect("all of it")),
+        };
+        let vv = to.take(parcel).await.expect("taken");
+        from.acknowledge(to.me(), &vv);
+    }
+
+    /// All there are.
+    const MANY_KEYS: Bounds = Bounds { count: 4_096, bytes: 64 << 20 };
+
+    /// What is told from memory of a store at rest is what its trees would tell.
+    fn compare(store: &Store, lacks: u64) -> bool {
+        let shared = &store.0.shared;
+        let published = store.published();
+        let replica = replica(store.me(), &published);
+        let have = published.vv.iter().map(|mut dot| {
+            dot.seq = dot.seq.saturating_sub(lacks);
+            dot
+        });
+        let have: VersionVector = have.collect();
+        let origins: BTreeSet<NodeId> = published.vv.iter().map(|dot| dot.origin).collect();
+        if replica.must_sweep(&have, |_| true) {
+            return false;
+        }
+        let Some((recent, 0)) = recent_frame(shared, &replica, &have, MANY, &origins) else { return false };
+        let (read, _) = frame(&store.0.trees, shared, &replica, &have, MANY, &origins).expect("a frame");
+        assert_eq!(recent, read);
+        recent.ranges.len() > 1
+    }
+
+    async fn step(stores: &[Store; 2], what: u32, one: usize, key: u8) {
+        let (store, other) = (&stores[one], &stores[1 - one]);
+        let key = [b'k', key];
+        match what {
+            0..2 => {
+                let record = Member { address: "there:1".into(), ..Member::default() };
+                let gone = what == 0 && store.members().len() > 1;
+                let id = other.me().0.to_be_bytes();
+                write(store, Kind::Membership, &id, (!gone).then(|| record.text())).await;
+            }
+            2..4 => ship(store, other, true).await,
+            4..30 => ship(store, other, false).await,
+            30..40 => write(store, Kind::Data, &key, None).await,
+            40..43 => write(store, Kind::Data, &key, Some(vec![b'1'; VALUE_INLINE_BYTES_MAX + 1])).await,
+            _ => write(store, Kind::Data, &key, Some(b"1".to_vec())).await,
+        }
+    }
+
+    #[test]
+    fn memory_tells_what_the_trees_would_tell() {
+        let told = Cell::new(0);
+        let steps = proptest::collection::vec((0..100_u32, 0..2_usize, 0..20_u8, 0..12_u64), 150);
+        proptest!(ProptestConfig::with_cases(20), |(steps in steps)| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let places = [tempfile::tempdir()?, tempfile::tempdir()?];
+            let stores = [open(&places[0], || 0xa), open(&places[1], || 0xb)];
+            runtime.block_on(async {
+                step(&stores, 1, 0, 0).await;
+                step(&stores, 1, 1, 0).await;
+                for (what, one, key, lacks) in steps {
+                    step(&stores, what, one, key).await;
+                    let of_both = stores.iter().filter(|store| compare(store, lacks)).count();
+                    told.set(told.get() + of_both);
+                }
+            });
+            stores.iter().for_each(Store::close);
+        });
+        assert!(told.get() >= 50, "only {} frames were of memory and of both origins", told.get());
     }
 }
