@@ -428,6 +428,9 @@ pub const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Bad lines that a dry run names; the others are counted.
 pub const BAD_LINES_TOLD: usize = 20;
 
+/// How long a process that must end waits, in ms, until it is on the disk that the node writes under another id: a commit or two.
+pub const RENEW_TO_END_MS: u64 = 5_000;
+
 /// Ids that a node gave up and still remembers; older ones stay members until they are evicted. Each goes some seconds after it
 /// was given up; so many at a time would take a crash in each start.
 pub const FORMER_IDS_MAX: usize = 64;

@@ -358,13 +358,20 @@ impl Committer {
         }
     }
 
-    /// Writes what the node is to remember of itself.
+    /// Writes what the node is to remember of itself. What follows for all does so here: whoever asked may be gone, and what is
+    /// in memory must say what is on the disk.
     fn note(&mut self, note: &Note) -> Result<(), Error> {
         note.write(&self.trees)?;
-        if let Note::Node(id) = note {
-            self.replica.rename(*id);
-            // The old id is a member like any other until its record goes.
-            self.admit()?;
+        match note {
+            Note::Cluster(id) => self.shared.cluster.store(id.0, Ordering::Release),
+            Note::Nowhere { .. } => self.shared.cluster.store(NodeId::NOBODY.0, Ordering::Release),
+            Note::Node(id) => {
+                self.replica.rename(*id);
+                self.shared.me.store(id.0, Ordering::Release);
+                // The old id is a member like any other until its record goes.
+                self.admit()?;
+            }
+            Note::NotFormer(_) | Note::Arriving(_) | Note::Here(_) => {}
         }
         Ok(())
     }

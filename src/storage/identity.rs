@@ -3,15 +3,17 @@
 //! The committer writes them, between two commits; they are on the disk before anybody is told. What follows from them is the
 //! network's to decide.
 
-use std::sync::atomic::Ordering;
+use std::sync::mpsc::TrySendError;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::committer::Message;
 use super::directory::Directory;
 use super::trees::{Trees, meta};
 use super::{Error, Rejection, Store, fatal_if_failed};
-use crate::limits::FORMER_IDS_MAX;
+use crate::limits::{FORMER_IDS_MAX, RENEW_TO_END_MS};
 use crate::replica::{NodeId, VersionVector};
 
 /// Something that the node is to remember of itself.
@@ -104,16 +106,12 @@ impl Birth {
 impl Store {
     /// From now on the store belongs to this cluster; on the disk when this comes back.
     pub async fn adopt(&self, cluster: NodeId) -> Result<(), Rejection> {
-        self.note(Note::Cluster(cluster)).await?;
-        self.0.cluster.store(cluster.0, Ordering::Release);
-        Ok(())
+        self.note(Note::Cluster(cluster)).await
     }
 
     /// From now on the store belongs to no cluster; on the disk when this comes back.
     pub async fn leave(&self, back_to: Option<Vec<String>>) -> Result<(), Rejection> {
-        self.note(Note::Nowhere { back_to }).await?;
-        self.0.cluster.store(NodeId::NOBODY.0, Ordering::Release);
-        Ok(())
+        self.note(Note::Nowhere { back_to }).await
     }
 
     /// The cluster that the node has left, if it belongs to none now.
@@ -129,9 +127,25 @@ impl Store {
 
     /// From now on the node writes under this id; on the disk when this comes back. Nobody may write meanwhile.
     pub async fn renew(&self, me: NodeId) -> Result<(), Rejection> {
-        self.note(Note::Node(me)).await?;
-        self.0.me.store(me.0, Ordering::Release);
-        Ok(())
+        self.note(Note::Node(me)).await
+    }
+
+    /// The same for a process that is to end, and whose caller must not be stopped on the way: blocks until it is on the disk, or
+    /// has taken too long.
+    pub fn renew_to_end(&self, me: NodeId) {
+        let (reply, mut answer) = oneshot::channel();
+        let (mut message, began) = (Message::Note(Note::Node(me), reply), Instant::now());
+        let waits = || {
+            std::thread::sleep(Duration::from_millis(1));
+            began.elapsed() < Duration::from_millis(RENEW_TO_END_MS)
+        };
+        while let Err(TrySendError::Full(back)) = self.0.inbox.try_send(message) {
+            message = back;
+            if !waits() {
+                return;
+            }
+        }
+        while matches!(answer.try_recv(), Err(TryRecvError::Empty)) && waits() {}
     }
 
     /// The ids under which the node wrote before it was found to be set back, until nobody goes by them any more.
@@ -180,5 +194,48 @@ impl Store {
     fn text(&self, row: &[u8]) -> Result<Option<String>, Error> {
         let text = fatal_if_failed(self.0.trees.meta.get(row).map_err(Error::from))?;
         Ok(text.map(|text| String::from_utf8_lossy(&text).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::settings;
+    use super::*;
+
+    async fn asks_and_goes(asks: impl Future<Output = Result<(), Rejection>>) {
+        tokio::select! {
+            biased;
+            _ = asks => panic!("it was not dropped"),
+            () = std::future::ready(()) => {}
+        }
+    }
+
+    /// A request whose connection breaks is dropped wherever it waits.
+    #[test]
+    fn what_is_noted_holds_though_nobody_waits_for_it() {
+        let place = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&settings(place.path()), Default::default()).expect("a store");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            for cluster in [NodeId(7), NodeId::NOBODY, NodeId(8)] {
+                let noted = async {
+                    match cluster {
+                        NodeId::NOBODY => store.leave(None).await,
+                        cluster => store.adopt(cluster).await,
+                    }
+                };
+                asks_and_goes(noted).await;
+                // What comes after it is done after it.
+                store.forget_former(NodeId(9)).await.expect("it is noted");
+                assert_eq!(store.cluster(), cluster);
+                assert_eq!(store.0.trees.id(meta::CLUSTER).ok(), Some(cluster.0));
+            }
+            asks_and_goes(store.renew(NodeId(5))).await;
+            store.forget_former(NodeId(9)).await.expect("it is noted");
+            assert_eq!(store.me(), NodeId(5));
+            store.renew_to_end(NodeId(6));
+            assert_eq!((store.me(), store.0.trees.id(meta::NODE).ok()), (NodeId(6), Some(6)));
+        });
+        store.close();
     }
 }

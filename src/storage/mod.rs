@@ -131,8 +131,6 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     trees: Trees,
-    cluster: AtomicU64,
-    me: AtomicU64,
     now_ms: fn() -> u64,
     forget_after_ms: u64,
     feed: watch::Receiver<u64>,
@@ -149,6 +147,9 @@ struct Inner {
 
 /// What the committer and everybody else both see.
 pub struct Shared {
+    /// This node, and where it belongs, as they are on the disk.
+    me: AtomicU64,
+    cluster: AtomicU64,
     watermark: Watermark,
     /// What was written last, for those who send it on.
     recent: Recent,
@@ -257,6 +258,8 @@ impl Store {
         }
         engine::opening(false);
         let shared = Arc::new(Shared {
+            me: AtomicU64::new(found.replica.me().0),
+            cluster: AtomicU64::new(found.cluster),
             watermark: Watermark::new(),
             recent: Recent::new(found.replica.vv()),
             metrics,
@@ -268,8 +271,7 @@ impl Store {
             waiting: AtomicU64::new(0),
         });
         let (inbox, messages) = sync_channel(settings.queue);
-        let (me, reserve_bytes) = (AtomicU64::new(found.replica.me().0), disk.reserve_bytes());
-        let (trees, cluster) = (found.trees.clone(), AtomicU64::new(found.cluster));
+        let (trees, reserve_bytes) = (found.trees.clone(), disk.reserve_bytes());
         let birth = Birth::of(&directory, &trees)?;
         disk.keep_ballast();
         let feed = feed::start(&trees.changes)?;
@@ -279,8 +281,6 @@ impl Store {
         let committer = Committer::new(found, disk, messages, shared.clone(), watchdog, settings);
         Ok(Store(Arc::new(Inner {
             trees,
-            cluster,
-            me,
             now_ms: settings.now_ms,
             forget_after_ms: settings.forget_after.as_millis() as u64,
             feed,
@@ -297,12 +297,12 @@ impl Store {
 
     /// This node.
     pub fn me(&self) -> NodeId {
-        NodeId(self.0.me.load(Ordering::Acquire))
+        NodeId(self.0.shared.me.load(Ordering::Acquire))
     }
 
     /// The cluster's id.
     pub fn cluster(&self) -> NodeId {
-        NodeId(self.0.cluster.load(Ordering::Acquire))
+        NodeId(self.0.shared.cluster.load(Ordering::Acquire))
     }
 
     /// The data directory.
@@ -504,4 +504,25 @@ fn fatal_if_failed<T>(result: Result<T, Error>) -> Result<T, Error> {
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(run);
     thread.map_err(|e| Error::Failed(format!("can't start the thread '{name}': {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Settings;
+
+    /// Of a small store.
+    pub fn settings(directory: &std::path::Path) -> Settings {
+        Settings {
+            directory: directory.to_owned(),
+            cache_bytes: 1 << 20,
+            reserve_bytes: Some(0),
+            queue: 1,
+            log_kept_bytes: 0,
+            log_held_bytes: 0,
+            forget_after: std::time::Duration::from_secs(86_400),
+            commit_deadline: std::time::Duration::from_secs(60),
+            now_ms: || 1,
+            random: || 1,
+        }
+    }
 }

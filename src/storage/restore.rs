@@ -230,22 +230,8 @@ impl Trees {
 #[cfg(test)]
 mod tests {
     use super::super::directory::Directory;
+    use super::super::tests::settings;
     use super::*;
-
-    fn settings(directory: &Path) -> Settings {
-        Settings {
-            directory: directory.to_owned(),
-            cache_bytes: 1 << 20,
-            reserve_bytes: Some(0),
-            queue: 1,
-            log_kept_bytes: 0,
-            log_held_bytes: 0,
-            forget_after: std::time::Duration::from_secs(1),
-            commit_deadline: std::time::Duration::from_secs(30),
-            now_ms: || 1,
-            random: || 1,
-        }
-    }
 
     fn begin(dir: &Path) -> Result<(), Error> {
         Filling::begin(&settings(dir), Arc::default()).map(Filling::give_up)
