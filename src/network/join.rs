@@ -12,9 +12,8 @@ use log::Level;
 
 use super::client::Client;
 use super::error::Error;
-use super::wire::{Claim, Envelope, Join, Joined, Message, Pulse, Refusal, Reply};
+use super::wire::{Claim, Envelope, Join, Joined, Message, Pulse, Refusal, Reply, Ticket};
 use super::{House, NOWHERE, Secret};
-use crate::exit::Exit;
 use crate::limits::{
     JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS,
 };
@@ -45,11 +44,16 @@ impl Rivals {
     }
 }
 
-/// For as long as the process, unless its membership ends: gets the node in by one of these addresses, and then in with every
-/// member that does not know it. One that was away when it joined may never hear of it, when its sponsor is gone by then.
+/// For as long as the process: gets the node in by one of these addresses, and then in with every member that does not know it.
+/// One that was away when it joined may never hear of it, when its sponsor is gone by then. A membership that is over stays so,
+/// unless the node was leaving and could not.
 pub async fn join(house: Arc<House>, addresses: Vec<String>) {
     let mut seeker = Seeker::new(&house, addresses);
-    while !house.is_over().await {
+    loop {
+        if house.is_over().await {
+            tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
+            continue;
+        }
         seeker.look().await;
         seeker.ask_deniers().await;
         let pause = match seeker.seeks {
@@ -298,42 +302,64 @@ pub async fn is_member(address: &str, secret: Option<Secret>, random: fn() -> u6
 /// How often a member that says "not now" is asked before the next one is.
 const NOT_NOW_TRIES: u32 = 50;
 
-/// Asks one member to be taken in; which one did so.
-pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, Error> {
-    // Two that ask each other at once must not each adopt the other's cluster.
-    let _adopting = house.adopting.lock().await;
-    let cluster = house.store.cluster();
-    let members = match cluster {
-        NOWHERE => 1,
-        _ => house.others().len() as u64 + 1,
-    };
-    let listen = house.settings.listen;
-    let concrete = (!listen.ip().is_unspecified()).then(|| listen.to_string());
-    let mut advertise = house.settings.advertise.clone().or(concrete);
-    if advertise.is_none() && is_loopback(address) {
-        // It would be seen to come from one, which leads nowhere from a member elsewhere.
-        advertise = house.address_from_elsewhere().await;
+/// What a member is asked, and what of it counts when the answer has come.
+struct Question {
+    cluster: NodeId,
+    since_ms: Option<u64>,
+    claim: Claim,
+}
+
+impl Question {
+    /// As things stand now.
+    async fn of(house: &House) -> Result<Question, Error> {
+        let record = house.store.records(house.store.me()).await?.stands_by();
+        let since_ms = record.as_ref().map(|(_, record)| record.joined_at_ms);
+        let claim = match record {
+            Some((record, _)) if house.was_member() => Claim::Again { record },
+            None if house.was_member() => return Err(Error::Ended),
+            _ => Claim::Unaware { mark: house.came_with.get().copied() },
+        };
+        Ok(Question { cluster: house.store.cluster(), since_ms, claim })
     }
-    let record = house.store.records(house.store.me()).await?.stands_by();
-    let since_ms = record.as_ref().map(|(_, record)| record.joined_at_ms);
-    let claim = match record {
-        Some((record, _)) if house.was_member() => Claim::Again { record },
-        None if house.was_member() => return Err(Error::Ended),
-        _ if house.came_with.get().is_some() => Claim::Anew,
-        _ => Claim::Unaware { for_ms: house.age_ms() },
-    };
-    let again = matches!(claim, Claim::Again { .. });
-    let left = house.store.left()?;
-    let ask = async |ticket| {
-        let (advertise, port) = (advertise.clone(), listen.port());
-        let join = Join { members, since_ms, claim, ticket, left, advertise, port };
+
+    async fn put(
+        &self,
+        house: &House,
+        address: &str,
+        ticket: Option<Ticket>,
+    ) -> Result<Envelope<Reply>, Error> {
+        let members = match self.cluster {
+            NOWHERE => 1,
+            _ => house.fellows().len() as u64 + 1,
+        };
+        let listen = house.settings.listen;
+        let concrete = (!listen.ip().is_unspecified()).then(|| listen.to_string());
+        let mut advertise = house.settings.advertise.clone().or(concrete);
+        if advertise.is_none() && is_loopback(address) {
+            // It would be seen to come from one, which leads nowhere from a member elsewhere.
+            advertise = house.address_from_elsewhere().await;
+        }
+        let Question { since_ms, claim, .. } = *self;
+        let (vv, left) = (house.store.published().vv.clone(), house.store.left()?);
+        let (for_ms, port) = (house.age_ms(), listen.port());
+        let join = Join { members, since_ms, claim, for_ms, vv, ticket, left, advertise, port };
         let limit = Duration::from_millis(PEER_ANSWER_MS);
         house.client.ask(address, &house.envelope(Message::Join(join)), limit).await
-    };
-    let mut answer = ask(None).await?;
-    if let Reply::Ticket(ticket) = answer.body {
-        answer = ask(Some(ticket)).await?;
     }
+}
+
+/// Asks one member to be taken in; which one did so.
+pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, Error> {
+    // Nothing comes of the first word but a ticket: who does not answer it holds nobody up that asks this node.
+    let mut answer = Question::of(house).await?.put(house, address, None).await?;
+    // Two that ask each other at once must not each adopt the other's cluster.
+    let _adopting = house.adopting.lock().await;
+    let question = Question::of(house).await?;
+    if let Reply::Ticket(ticket) = answer.body {
+        answer = question.put(house, address, Some(ticket)).await?;
+    }
+    let Question { cluster, since_ms, claim } = question;
+    let again = matches!(claim, Claim::Again { .. });
     if answer.from == house.store.me() && answer.run == house.run {
         return Err(Error::Own);
     }
@@ -389,7 +415,9 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                     let why = "it has not heard yet that this node's cluster evicted it";
                     return Err(Refusal::NotNow(why.into()).into());
                 }
-                let written = house.enter(answer.from, address, None, &Claim::Anew).await;
+                // It was evicted before it was asked.
+                let claim = (Claim::Unaware { mark: None }, 0);
+                let written = house.enter(answer.from, address, None, claim).await;
                 written.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
             house.note_membership();
@@ -436,15 +464,5 @@ impl House {
         if let Err(e) = self.store.change_records(self.store.me(), put).await {
             log::warn!("that this node was taken in could not be written into the membership: {e}");
         }
-    }
-
-    /// Ends the process: to go on would be to write under a name that is another's.
-    pub(super) fn give_up(&self, by: impl std::fmt::Display, refusal: &Refusal) -> ! {
-        let advice = match refusal {
-            Refusal::Twin => "give each node a data directory of its own, made by the node itself",
-            _ => "start it again: it then takes a new node id and keeps its data",
-        };
-        let me = self.store.me();
-        storage::end_process(Exit::Refused, &format!("member {by} refuses node {me}: {refusal}; {advice}"))
     }
 }

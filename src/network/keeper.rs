@@ -44,6 +44,10 @@ pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec
 /// Nobody may go by an id that this node gave up. Who still answers under it is another process, on a later copy of the
 /// directory, and stays, whatever becomes of it later.
 async fn retire(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
+    if house.fellows().is_empty() && !house.settings.join.is_empty() {
+        // Those that it is to join may know it by them.
+        return;
+    }
     for former in house.store.former().unwrap_or_default() {
         let known = house.peers.get(former);
         let done = match known.liveness {

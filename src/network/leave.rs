@@ -11,8 +11,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{House, NOWHERE, Network};
 use crate::peers::Liveness;
-use crate::replica::NodeId;
-use crate::storage::{self, Rejection};
+use crate::replica::{NodeId, VersionVector};
+use crate::storage::{Rejection, Said};
 
 /// How it ended: how many of the other members know that the node has left, or why it has not.
 pub type Left = Result<usize, Stays>;
@@ -108,13 +108,13 @@ impl Network {
         }
         // At least one must have all, or there is nobody to leave it to. Not its own writes alone: it may be the only one that
         // still has another's. Half of the time is for word of the leave itself.
-        let now = Instant::now();
-        let holders = house.holders(&members, now + until.saturating_duration_since(now) / 2).await;
+        let (all, now) = (house.store.published().vv.clone(), Instant::now());
+        let holders = house.holders(&members, &all, now + until.saturating_duration_since(now) / 2).await;
         if house.others().is_empty() {
             // They all left meanwhile: this one keeps the cluster.
             return Err(Stays::Alone);
         }
-        if holders == 0 && !evicted {
+        if holders.is_empty() && !evicted {
             let ids: Vec<String> = members.iter().map(ToString::to_string).collect();
             let advice = match members.iter().any(|id| house.peers.get(*id).liveness != Liveness::Down) {
                 true => "they may get there: try again".to_owned(),
@@ -125,28 +125,42 @@ impl Network {
             )));
         }
         let failed = |rejection: Rejection| Stays::Holds(rejection.to_string());
+        let record = house.member(house.store.me()).await;
         house.remove(house.store.me()).await.map_err(failed)?;
-        let told = if evicted { 0 } else { house.holders(&members, until).await };
+        let goal = house.store.published().vv.clone();
+        if !evicted {
+            house.holders(&members, &goal, until).await;
+        }
+        let others = house.others();
+        if !evicted && !returns && !others.is_empty() && holders.iter().all(|id| !others.contains(id)) {
+            // Who has all leaves as well, and counted on this one. One of both learns of the other in time, or they both stay.
+            house.enroll(|_| record.clone()).await;
+            let why = "those that have all that this node has leave as well: try again";
+            return Err(Stays::Holds(why.into()));
+        }
+        // Who knows takes it for a stranger, and may seem to be down.
+        let said = house.store.said();
+        let told =
+            others.iter().filter(|id| said.get(id).is_some_and(|said| said.vv.covers_all(&goal))).count();
         house.store.leave(returns.then_some(back_to)).await.map_err(failed)?;
         Ok(told)
     }
 }
 
 impl House {
-    /// How many of these have all that this node has now, and are up: nobody knows whether who is down comes back, or its disk.
-    /// They are waited for, `until` then at most.
-    async fn holders(&self, members: &[NodeId], until: Instant) -> usize {
-        let all = self.store.published().vv.clone();
+    /// Which of these have all of this, and are up: nobody knows whether who is down comes back, or its disk. They are waited
+    /// for, `until` then at most.
+    async fn holders(&self, members: &[NodeId], all: &VersionVector, until: Instant) -> Vec<NodeId> {
         // Who is suspect may be well; who has left is no member.
         let up = |id: &&NodeId| self.peers.get(**id).liveness != Liveness::Down;
-        let count = |said: &BTreeMap<NodeId, storage::Said>| {
-            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&all));
-            members.iter().filter(up).filter(has).count()
+        let holders = |said: &BTreeMap<NodeId, Said>| -> Vec<NodeId> {
+            let has = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(all));
+            members.iter().filter(up).filter(has).copied().collect()
         };
         let enough = self.store.until_said(|said| {
-            count(said) >= members.iter().filter(up).filter(|id| said.contains_key(id)).count()
+            holders(said).len() >= members.iter().filter(up).filter(|id| said.contains_key(id)).count()
         });
         let _ = tokio::time::timeout_at(until.into(), enough).await;
-        count(&self.store.said())
+        holders(&self.store.said())
     }
 }

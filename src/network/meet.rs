@@ -19,6 +19,10 @@ use crate::storage;
 /// whether it was rolled back, or whether it still belongs. What comes back are the addresses by which it is to join: of
 /// members that no longer know it and did not take it in at once.
 pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
+    if !house.store.former()?.is_empty() && house.store.published().vv.get(house.store.me()) == 0 {
+        // It took this id as it ended, or ended as it took it.
+        house.found().await;
+    }
     if house.store.cluster() == NOWHERE {
         if house.store.is_copy() {
             renew(house, "this data directory is a copy, and belongs to no cluster").await?;
@@ -31,7 +35,10 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
                     .into(),
             )
             .into()),
-            None => Ok(Vec::new()),
+            None => {
+                let asked = ask_before_it_serves(house).await?;
+                Ok(asked.into_iter().collect())
+            }
         };
     }
     let others = house.others();
@@ -123,7 +130,24 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         addresses.extend(house.reach(id).await);
     }
     // Who took it in, or showed that it was set back, is asked first when it serves, before those that it is told to join by.
-    Ok(taken_in_by(house, &addresses).await?.map_or(addresses, |address| vec![address]))
+    if let Some(address) = taken_in_by(house, &addresses).await? {
+        return Ok(vec![address]);
+    }
+    if heard == 0
+        && !renewed
+        && let Some(address) = ask_before_it_serves(house).await?
+    {
+        addresses.insert(0, address);
+    }
+    Ok(addresses)
+}
+
+/// Nobody whom it knows has said what it has of this node's writes, and there are some: those that it is told to join by may.
+async fn ask_before_it_serves(house: &House) -> Result<Option<String>, Error> {
+    match house.store.published().vv.get(house.store.me()) {
+        0 => Ok(None),
+        _ => taken_in_by(house, &house.settings.join).await,
+    }
 }
 
 /// The first of these that takes the node in, if one does in time; the rest is for later, when the node serves. The answer may
@@ -157,6 +181,23 @@ async fn renew(house: &House, why: &str) -> Result<(), Error> {
     done.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?;
     house.found().await;
     Ok(())
+}
+
+impl House {
+    /// Ends the process: to go on would be to write under a name that is another's. Who was set back has another id by then: whom
+    /// it meets at the next start may not know what this member knows.
+    pub(super) fn give_up(&self, by: impl std::fmt::Display, refusal: &Refusal) -> ! {
+        let me = self.store.me();
+        let advice = match refusal {
+            Refusal::Twin => "give each node a data directory of its own, made by the node itself".to_owned(),
+            _ => {
+                let new = NodeId((self.settings.random)().max(1));
+                self.store.renew_to_end(new);
+                format!("start it again: it goes on as node {new}, and keeps its data")
+            }
+        };
+        storage::end_process(Exit::Refused, &format!("member {by} refuses node {me}: {refusal}; {advice}"))
+    }
 }
 
 /// Ends the process if another one runs under this node's id, where the node was last known to be.

@@ -343,6 +343,13 @@ impl House {
         members
     }
 
+    /// The other members, but for those that this node was itself.
+    fn fellows(&self) -> Vec<NodeId> {
+        let (mut members, former) = (self.others(), self.store.former().unwrap_or_default());
+        members.retain(|id| !former.contains(id));
+        members
+    }
+
     /// A process speaks for a member: how many of its own events it must have, at least; `None` when it is a twin.
     fn hear(&self, peer: NodeId, run: u64) -> Option<u64> {
         // What it has said may not have come here: pieces of a sweep that was never finished told of it.

@@ -41,9 +41,24 @@ impl House {
         let Ok(_adopting) = self.adopting.try_lock() else {
             return Reply::Refused(Refusal::NotNow("it is joining itself".into()));
         };
+        let seen = seen_as.map(|seen| SocketAddr::new(seen.ip(), join.port).to_string());
+        let Some(address) = join.advertise.or(seen).map(|address| canonical(&address)) else {
+            return Reply::Refused(Refusal::Malformed("its address can't be told: give --advertise".into()));
+        };
+        if !is_concrete(&address) {
+            return Reply::Refused(Refusal::Malformed(
+                "what it calls its address is no address of a node".into(),
+            ));
+        }
+        // A node that is alone goes where several are, whoever of the two asked.
+        let adopts = cluster != mine && join.members > 1;
+        if let Some(left) = join.left.filter(|left| *left != if adopts { cluster } else { mine }) {
+            // Its roster is that one's, and would come along.
+            return Reply::Refused(Refusal::Left(left));
+        }
         let (mut since_ms, mut claim) = (None, join.claim);
-        if cluster != mine && join.members > 1 {
-            // A node that is alone goes where several are, whoever of the two asked; but its data not by a stranger's word alone.
+        if adopts {
+            // But its data not by a stranger's word alone.
             if !self.others().is_empty() {
                 return Reply::Refused(Refusal::OtherCluster(mine));
             }
@@ -56,35 +71,30 @@ impl House {
                 return Reply::Refused(Refusal::NotNow(e.to_string()));
             }
             log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
-            self.peers.arrive(None);
+            if self.peers.arrival() == Some(Arrival::Asking) {
+                // As if it had been taken in.
+                if let Err(e) = self.store.arrive(Some(join.vv.clone())).await {
+                    return Reply::Refused(Refusal::NotNow(e.to_string()));
+                }
+                self.peers.arrive(Some(Arrival::Behind(join.vv)));
+            }
             // It does not begin to be a member by that, or it would be one again though it was evicted.
             since_ms = join.since_ms;
         } else if cluster != mine {
-            // What it says is of another one.
-            claim = Claim::Anew;
-        } else if claim != Claim::Anew {
+            if let Claim::Again { .. } = claim {
+                // By that record it is a member of another one.
+                claim = Claim::Unaware { mark: None };
+            }
+        } else {
             // An eviction by who has not heard of this is to end it as well.
             since_ms = join.since_ms;
-        }
-        if let Some(left) = join.left.filter(|left| *left != self.store.cluster()) {
-            // Its roster is that one's, and would come along.
-            return Reply::Refused(Refusal::Left(left));
-        }
-        let seen = seen_as.map(|seen| SocketAddr::new(seen.ip(), join.port).to_string());
-        let Some(address) = join.advertise.or(seen).map(|address| canonical(&address)) else {
-            return Reply::Refused(Refusal::Malformed("its address can't be told: give --advertise".into()));
-        };
-        if !is_concrete(&address) {
-            return Reply::Refused(Refusal::Malformed(
-                "what it calls its address is no address of a node".into(),
-            ));
         }
         // A node on all addresses learns its own from those who reach it.
         let host = reached_as.filter(|host| is_concrete(host)).map(|host| canonical(&host));
         if host.is_some_and(|host| self.reached_at(&host)) {
             self.introduce().await;
         }
-        let entered = self.enter(from, &address, since_ms, &claim).await;
+        let entered = self.enter(from, &address, since_ms, (claim, join.for_ms)).await;
         if entered.is_ok() && self.store.is_member(from) {
             self.note_membership();
         }
@@ -116,23 +126,23 @@ impl House {
         self.settings.started.elapsed().as_millis() as u64
     }
 
-    /// This node is a member from now on, or has been one for as long as it says, unless that was ended; and is reached there.
-    /// `false` when there is nothing new in that.
+    /// This node is a member from now on, or has been one for as long as it says, unless that was ended since its process was
+    /// started, so many ms ago; and is reached there. `false` when there is nothing new in that.
     pub(super) async fn enter(
         &self,
         id: NodeId,
         address: &str,
         since_ms: Option<u64>,
-        claim: &Claim,
+        (claim, for_ms): (Claim, u64),
     ) -> Result<bool, Rejection> {
         let now_ms = (self.settings.now_ms)();
         // Before the records: they are what it says, or later.
         let vv = self.store.published().vv.clone();
-        let ended = |records: &Records| match *claim {
-            Claim::Anew => since_ms.is_some_and(|since_ms| records.has_ended(since_ms)),
-            Claim::Unaware { for_ms } => {
-                let mark = records.mark().and_then(|(_, mark)| mark.evicted_at_ms);
-                mark.is_some_and(|at| at > now_ms.saturating_sub(for_ms))
+        let ended = |records: &Records| match claim {
+            Claim::Unaware { mark: known } => {
+                let mark = records.mark().filter(|(dot, _)| Some(*dot) != known);
+                let at_ms = mark.and_then(|(_, mark)| mark.evicted_at_ms);
+                at_ms.is_some_and(|at_ms| at_ms > now_ms.saturating_sub(for_ms))
             }
             Claim::Again { record } => {
                 let gone = vv.covers(record) && records.dots().all(|its| its != record);

@@ -95,6 +95,11 @@ pub struct Join {
     pub since_ms: Option<u64>,
     /// What makes it ask.
     pub claim: Claim,
+    /// How long its process has run, in ms: an eviction since then is not undone. Measured there: only the clocks of the evictor
+    /// and of whom it asks have to agree.
+    pub for_ms: u64,
+    /// What it has: who comes with nothing to its cluster has arrived there when it has that as well.
+    pub vv: VersionVector,
     /// What it got for asking before.
     pub ticket: Option<Ticket>,
     /// The cluster that it has left, if it belongs to none: it still holds what that one held.
@@ -109,12 +114,10 @@ pub struct Join {
 /// whatever the node, or whom it asks, has heard of that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Claim {
-    /// Nothing that counts: it was evicted before it was started, and knows that.
-    Anew,
-    /// Nobody has told it anything since it was started, so many ms ago.
+    /// Nobody has told it anything since it was started.
     Unaware {
-        /// Measured there: only the clocks of the evictor and of whom it asks have to agree.
-        for_ms: u64,
+        /// What it did know: the mark of the eviction that it comes back from.
+        mark: Option<Dot>,
     },
     /// It was shown to be a member since it was started, by this record, and asks on for that membership.
     Again {
@@ -263,7 +266,9 @@ mod tests {
         let join = Join {
             members: 3,
             since_ms: Some(5),
-            claim: Claim::Anew,
+            claim: Claim::Unaware { mark: None },
+            for_ms: 6,
+            vv: VersionVector::new(),
             ticket: None,
             left: None,
             advertise: Some("a:1".into()),

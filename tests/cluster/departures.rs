@@ -140,6 +140,34 @@ fn a_node_that_is_alone_has_nobody_to_leave() {
     shows(&node, "k", Some("x"));
 }
 
+/// Each has all that the other has. The third has not, and can't get it just now.
+#[test]
+fn two_that_leave_at_once_do_not_count_on_each_other() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    cluster.up(2);
+    cluster.settle();
+    line.set(Line::Silent);
+    put(cluster.node(0), "k?w=2", "x");
+    let asked = [ask_to_leave(cluster.node(0)), ask_to_leave(cluster.node(2))];
+    let told = asked.map(|asked| asked.join().unwrap().expect("an answer"));
+    let stay: Vec<usize> =
+        [0, 2].into_iter().zip(&told).filter(|(_, told)| told.status == 409).map(|(at, _)| at).collect();
+    assert!(!stay.is_empty(), "both left: {} {}", told[0].text(), told[1].text());
+    line.set(Line::Good);
+    shows(cluster.node(1), "k", Some("x"));
+    let stays: Vec<String> = stay.iter().map(|number| id(cluster.node(*number))).collect();
+    for id in &stays {
+        wait_until(SETTLED, "it is a member still", || state(cluster.node(1), id) == "alive");
+    }
+    for number in [0, 2].into_iter().filter(|number| !stay.contains(number)) {
+        let mut node = cluster.nodes[number].take().expect("it was up");
+        assert_eq!(node.wait(SOON).code(), Some(0), "{}", node.log());
+    }
+    cluster.settle();
+    put(cluster.node(stay[0]), "l?w=all", "y");
+    cluster.shows(&[("k", "x"), ("l", "y")]);
+}
+
 /// Two nodes and room for a third; the second is reached by this line only.
 pub fn with_one_behind_a_line() -> (Cluster, Proxy) {
     let line = Proxy::start();

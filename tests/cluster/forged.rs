@@ -1,10 +1,12 @@
 //! What no node says: messages of strangers and of members that lie, where no secret keeps them out. Nothing of it may end a
 //! node, hold it up, or take from it what it has.
 
-use crate::cluster::{Cluster, SETTLED, get, id, put, shows};
+use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows};
 use crate::support::{Node, Response, SOON, binary, wait_until};
 use dynarust::limits::{PEER_ANSWER_MS, SEQ_MAX};
-use dynarust::replica::{Change, Digest, Dot, Entry, Frame, Hlc, Kind, NodeId, Range, Value, Version};
+use dynarust::replica::{
+    Change, Digest, Dot, Entry, Frame, Hlc, Kind, NodeId, Range, Value, Version, VersionVector,
+};
 use serde::Serialize;
 use std::process::Command;
 use std::time::Instant;
@@ -30,6 +32,8 @@ enum Message {
         members: u64,
         since_ms: Option<u64>,
         claim: Claim,
+        for_ms: u64,
+        vv: VersionVector,
         ticket: Option<Ticket>,
         left: Option<NodeId>,
         advertise: Option<String>,
@@ -45,10 +49,12 @@ type Answer = (NodeId, NodeId, u64, u64, String, u32, Ticket);
 
 #[derive(Serialize, Clone, Copy)]
 enum Claim {
-    Anew,
-    Unaware { for_ms: u64 },
+    Unaware { mark: Option<Dot> },
     Again { record: Dot },
 }
+
+/// It knows nothing of an earlier membership.
+const NEW: Claim = Claim::Unaware { mark: None };
 
 fn bytes(protocol: u16, body: &[u8]) -> Vec<u8> {
     let mut bytes = b"DYNA".to_vec();
@@ -98,7 +104,7 @@ impl Rogue {
     }
 
     fn joins(&self, node: &Node, advertise: &str) -> Response {
-        self.claims(node, advertise, None, Claim::Anew)
+        self.claims(node, advertise, None, NEW)
     }
 
     /// Asks on, for the membership since then, by a record that nobody has seen.
@@ -107,22 +113,26 @@ impl Rogue {
         self.claims(node, "127.0.0.1:1", Some(since_ms), Claim::Again { record })
     }
 
+    /// Asks as a node that is alone.
     fn claims(&self, node: &Node, advertise: &str, since_ms: Option<u64>, claim: Claim) -> Response {
-        let told = self.asks_with(None, node, advertise, since_ms, claim);
-        self.asks_with(Some(ticket(&told)), node, advertise, since_ms, claim)
+        self.asks(node, |ticket| self.alone(ticket, advertise, since_ms, (claim, 0)))
     }
 
-    fn asks_with(
+    /// Asks twice, as everybody must.
+    fn asks(&self, node: &Node, join: impl Fn(Option<Ticket>) -> Message) -> Response {
+        let told = say(node, &self.envelope(join(None)));
+        say(node, &self.envelope(join(Some(ticket(&told)))))
+    }
+
+    fn alone(
         &self,
         ticket: Option<Ticket>,
-        node: &Node,
         advertise: &str,
         since_ms: Option<u64>,
-        claim: Claim,
-    ) -> Response {
-        let advertise = Some(advertise.to_owned());
-        let join = Message::Join { members: 1, since_ms, claim, ticket, left: None, advertise, port: 1 };
-        say(node, &self.envelope(join))
+        (claim, for_ms): (Claim, u64),
+    ) -> Message {
+        let (advertise, vv) = (Some(advertise.to_owned()), VersionVector::new());
+        Message::Join { members: 1, since_ms, claim, for_ms, vv, ticket, left: None, advertise, port: 1 }
     }
 
     fn frame(
@@ -310,7 +320,7 @@ fn nobody_is_taken_in_by_an_old_question() {
     let node = Node::start(dirs.path(), &[]);
     let rogue = Rogue::before(&node);
     let members = || get(node.address, "/membership")["members"].as_array().unwrap().len();
-    let asks = |with| rogue.asks_with(with, &node, "127.0.0.1:1", None, Claim::Anew);
+    let asks = |with| say(&node, &rogue.envelope(rogue.alone(with, "127.0.0.1:1", None, (NEW, 0))));
     let (run, at_ms) = ticket(&asks(None));
     assert_eq!(members(), 1);
     for old in [(run, at_ms + 3_600_000), (run ^ 1, at_ms), (run, u64::MAX)] {
@@ -324,21 +334,64 @@ fn nobody_is_taken_in_by_an_old_question() {
     assert_eq!(members(), 2);
 }
 
-/// Nobody told it anything since it was started: an eviction counts if it was after that, whatever the node's own clock says.
+/// Nobody told it anything since it was started: an eviction counts if it was after that, whatever the node's own clock says, and
+/// if it is another one than that from which it came back. So it is with one whose first answer was lost, and that knows of no
+/// membership at all.
 #[test]
 fn who_was_evicted_since_it_was_started_is_not_in_again() {
     let dirs = tempfile::tempdir().unwrap();
     let node = Node::start(dirs.path(), &[]);
     let rogue = Rogue::before(&node);
     let members = || get(node.address, "/membership")["members"].as_array().unwrap().len();
-    let asks = |for_ms: u64| answer(&rogue.claims(&node, "127.0.0.1:1", Some(1), Claim::Unaware { for_ms }));
-    assert!(!asks(u64::MAX).contains("evicted_at_ms") && members() == 2, "nobody evicted it");
-    assert_eq!(node.request("DELETE", &format!("/membership/{}", rogue.me), "").status, 200);
-    for for_ms in [60_000, u64::MAX] {
-        let told = asks(for_ms);
-        assert!(told.contains("evicted_at_ms") && members() == 1, "{for_ms}: {told}");
+    for (number, cluster) in [rogue.cluster, NodeId(0xc)].into_iter().enumerate() {
+        let rogue = Rogue { cluster, me: NodeId(0xbad + number as u64), ..rogue };
+        let asks = |mark: Option<Dot>, for_ms: u64| {
+            let claim = Claim::Unaware { mark };
+            let join = |ticket| rogue.alone(ticket, "127.0.0.1:1", Some(1), (claim, for_ms));
+            rogue.asks(&node, join);
+            members() == 2
+        };
+        let evict = || {
+            assert_eq!(node.request("DELETE", &format!("/membership/{}", rogue.me), "").status, 200);
+            let seen = get(node.address, "/stats")["version_vector"][rogue.target.to_string()].as_u64();
+            Dot::new(rogue.target, seen.unwrap())
+        };
+        assert!(asks(None, u64::MAX), "nobody evicted it");
+        let mark = evict();
+        assert!(!asks(None, 60_000) && !asks(None, u64::MAX));
+        assert!(!asks(Some(Dot::new(rogue.target, 1)), u64::MAX), "it came back from another one");
+        assert!(asks(Some(mark), u64::MAX), "it came back from this one");
+        evict();
+        assert!(asks(None, 0), "it was started after that");
+        evict();
     }
-    assert!(!asks(0).contains("evicted_at_ms") && members() == 2, "it was started after that");
+}
+
+/// A member asks a node that is alone to come to its cluster, which is another way to be taken in: it is ready when it has what
+/// there is. What can't be is refused before anything has changed.
+#[test]
+fn an_empty_node_that_is_asked_to_come_is_ready_when_it_has_what_there_is() {
+    let (dirs, nobody) = (tempfile::tempdir().unwrap(), free_address().to_string());
+    let node = Node::start(dirs.path(), &[&nobody]);
+    let rogue = Rogue { cluster: NodeId(0xc), ..Rogue::before(&node) };
+    let shown = |what: &str| get(node.address, "/membership")[what].to_string();
+    let before = shown("cluster");
+    let comes = |advertise: &str| {
+        let vv = || [Dot::new(rogue.me, 9)].into_iter().collect();
+        let join = |ticket| match rogue.alone(ticket, advertise, Some(1), (NEW, 0)) {
+            Message::Join { since_ms, claim, for_ms, ticket, left, advertise, port, .. } => {
+                Message::Join { members: 2, since_ms, claim, for_ms, vv: vv(), ticket, left, advertise, port }
+            }
+            other => other,
+        };
+        answer(&rogue.asks(&node, join))
+    };
+    assert!(comes("0.0.0.0:1").contains("no address of a node"));
+    assert_eq!(shown("cluster"), before);
+    comes("127.0.0.1:1");
+    assert!(shown("cluster") == format!("\"{}\"", rogue.cluster) && shown("members").contains("127.0.0.1:1"));
+    let ready = node.request("GET", "/ready", "");
+    assert!(ready.status == 503 && ready.text().contains("it is being sent"), "{}", ready.text());
 }
 
 /// Its record is gone where it was seen before: so is its membership. Another one may not have heard of that yet.

@@ -1,6 +1,8 @@
-//! A node made of a backup, in the cluster of which the backup is and in none.
+//! A node made of a backup, in the cluster of which the backup is and in none; and one whose disk was set back.
 
 use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::membership::{copy, set_back};
+use crate::proxy::{Line, Proxy};
 use crate::support::{Node, binary, wait_until};
 use std::path::Path;
 use std::process::Command;
@@ -71,5 +73,55 @@ fn a_node_made_of_a_backup_is_alone_unless_it_is_told_to_join() {
     wait_until(SETTLED, "it is a member", || state(cluster.node(1), &id(&told)) == "alive");
     for node in cluster.alive() {
         shows(node, "key", Some("before"));
+    }
+}
+
+/// Its disk is set back to before it joined: then it knows nobody who could tell, but those that it is told to join by. One that
+/// can't be asked as it starts tells it later, and ends it: but as another node it starts again, whoever is there then.
+#[test]
+fn a_node_that_was_set_back_to_before_it_joined_takes_a_new_id() {
+    let dirs = tempfile::tempdir().unwrap();
+    let (dir, backup) = (dirs.path().join("set-back"), dirs.path().join("backup"));
+    let line = Proxy::start();
+    let other = Node::start(&dirs.path().join("other"), &["--advertise", &line.address.to_string()]);
+    line.leads_to(other.address);
+    let by = line.address.to_string();
+    put(&Node::start(&dir, &[]), "own", "x");
+    copy(&dir, &backup);
+    let node = Node::start(&dir, &[&by]);
+    put(&node, "later?w=2", "y");
+    let old = id(&node);
+    drop(node);
+    set_back(&dir, &backup);
+    let node = Node::start(&dir, &[&by]);
+    let second = id(&node);
+    assert_ne!(second, old, "it serves under its old id");
+    for node in [&node, &other] {
+        shows(node, "own", Some("x"));
+        shows(node, "later", Some("y"));
+    }
+    wait_until(SETTLED, "nobody goes by the old one", || state(&other, &old) == "none");
+    drop(node);
+    copy(&dir, &backup.with_extension("2"));
+    let node = Node::start(&dir, &[&by]);
+    // More than it writes as it starts.
+    (0..9).for_each(|number| drop(put(&node, &format!("more-{number}?w=2"), "w")));
+    put(&node, "last?w=2", "z");
+    drop(node);
+    set_back(&dir, &backup.with_extension("2"));
+    line.set(Line::Dead);
+    let mut node = Node::start(&dir, &[&by]);
+    assert_eq!(id(&node), second, "nobody could tell");
+    line.set(Line::Good);
+    assert_eq!(node.wait(SETTLED).code(), Some(3), "{}", node.log());
+    line.set(Line::Dead);
+    let node = Node::start(&dir, &[&by]);
+    let third = id(&node);
+    assert!(third != second && state(&node, &third) == "alive", "{}", node.log());
+    put(&node, "first", "by this name");
+    line.set(Line::Good);
+    for node in [&node, &other] {
+        shows(node, "last", Some("z"));
+        shows(node, "first", Some("by this name"));
     }
 }

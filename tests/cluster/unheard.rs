@@ -7,7 +7,7 @@ use crate::membership::{copy, set_back};
 use crate::proxy::{Line, Proxy};
 use crate::support::{Node, SOON, binary, wait_until};
 use dynarust::limits::{JOIN_TOLD_MS, PEER_ANSWER_MS, RETRY_MS};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -239,6 +239,27 @@ fn who_began_a_cluster_asks_on_for_the_one_that_was_down() {
     });
     up_at(&mut cluster, 0, addresses[0], &[]);
     cluster.settle();
+}
+
+/// One of the addresses that it is told takes connections, and never answers.
+#[test]
+fn who_waits_for_an_answer_takes_others_in() {
+    let (dirs, hung) = (tempfile::tempdir().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let dir = dirs.path().join("first");
+    put(&Node::start(&dir, &[]), "k", "x");
+    let first = Node::start(&dir, &[&hung.local_addr().unwrap().to_string()]);
+    // As it started it asked as well.
+    let asked: Vec<TcpStream> = (0..2).map(|_| hung.accept().unwrap().0).collect();
+    let began = Instant::now();
+    let other = Node::start(&dirs.path().join("other"), &[&first.address.to_string()]);
+    wait_until(SETTLED, "it is in", || state(&first, &id(&other)) == "alive");
+    let waited = began.elapsed();
+    assert!(
+        waited < Duration::from_millis(PEER_ANSWER_MS) / 2,
+        "it waited for the other's answer: {waited:?}"
+    );
+    drop(asked);
+    shows(&other, "k", Some("x"));
 }
 
 /// Evicted, and set back to before its last write: nobody who does not know it says so, before it is taken in. It serves under
