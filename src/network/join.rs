@@ -137,7 +137,7 @@ impl Seeker<'_> {
                             // What its sponsor had may be lost with that one's disk: another one is to say what there is.
                             if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
                                 self.came = None;
-                                self.seek_again().await;
+                                self.seek_again(Vec::new()).await;
                             }
                         }
                         _ => self.came = Some((came, Instant::now())),
@@ -145,6 +145,10 @@ impl Seeker<'_> {
                 }
             }
             _ => self.came = None,
+        }
+        let stays_by = std::mem::take(&mut *house.stays_by.lock().unwrap_or_else(PoisonError::into_inner));
+        if !stays_by.is_empty() {
+            self.seek_again(stays_by).await;
         }
         let denies = |id: &NodeId| house.peers.get(*id).denies;
         self.deniers.retain(|id, _| others.contains(id) && denies(id));
@@ -157,8 +161,9 @@ impl Seeker<'_> {
         }
     }
 
-    /// By anybody who is a member.
-    async fn seek_again(&mut self) {
+    /// By anybody who is a member, and by these.
+    async fn seek_again(&mut self, addresses: Vec<String>) {
+        self.addresses.extend(addresses);
         for id in self.house.others() {
             self.addresses.extend(self.house.reach(id).await);
         }
@@ -348,21 +353,33 @@ impl Question {
     }
 }
 
-/// Asks one member to be taken in; which one did so.
-pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, Error> {
-    // Nothing comes of the first word but a ticket: who does not answer it holds nobody up that asks this node.
-    let mut answer = Question::of(house).await?.put(house, address, None).await?;
-    // Two that ask each other at once must not each adopt the other's cluster.
-    let _adopting = house.adopting.lock().await;
-    let question = Question::of(house).await?;
-    if let Reply::Ticket(ticket) = answer.body {
-        answer = question.put(house, address, Some(ticket)).await?;
-    }
-    let Question { cluster, since_ms, claim } = question;
-    let again = matches!(claim, Claim::Again { .. });
+/// The first word to a member, of which nothing comes but a ticket: who does not answer it holds nobody up that asks this node.
+/// It shows whether the node was set back.
+pub(super) async fn ask_for_ticket(house: &House, address: &str) -> Result<Ticket, Error> {
+    let answer = Question::of(house).await?.put(house, address, None).await?;
     if answer.from == house.store.me() && answer.run == house.run {
         return Err(Error::Own);
     }
+    match answer.body {
+        Reply::Ticket(ticket, known) => match known > house.store.published().vv.get(house.store.me()) {
+            true => Err(Refusal::RolledBack(known).into()),
+            false => Ok(ticket),
+        },
+        Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
+        Reply::Refused(refusal) => Err(refusal.into()),
+        _ => Err(Error::Unreadable("it answered something else".into())),
+    }
+}
+
+/// Asks one member to be taken in; which one did so.
+pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, Error> {
+    let ticket = ask_for_ticket(house, address).await?;
+    // Two that ask each other at once must not each adopt the other's cluster.
+    let _adopting = house.adopting.lock().await;
+    let question = Question::of(house).await?;
+    let answer = question.put(house, address, Some(ticket)).await?;
+    let Question { cluster, since_ms, claim } = question;
+    let again = matches!(claim, Claim::Again { .. });
     match answer.body {
         Reply::Joined(Joined { address: known_as, roster, vv }) => {
             roster.check().map_err(|e| Error::Unreadable(e.to_string()))?;
@@ -406,7 +423,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 house.peers.arrive(Some(Arrival::Behind(vv)));
             }
             if !house.store.is_member(answer.from) {
-                if !house.others().is_empty() {
+                if !house.fellows().is_empty() {
                     return Err(Error::Unreadable("it was evicted from this node's cluster itself".into()));
                 }
                 // Of two each may have evicted the other; then it has begun another membership for this one.
@@ -432,7 +449,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
         Reply::Refused(refusal) => Err(refusal.into()),
-        Reply::Ticket(_) => Err(Refusal::NotNow("it is slow to answer".into()).into()),
+        Reply::Ticket(..) => Err(Refusal::NotNow("it is slow to answer".into()).into()),
         Reply::Have(_) | Reply::Pulse(_) => Err(Error::Unreadable("it answered something else".into())),
     }
 }

@@ -44,20 +44,18 @@ pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec
 /// Nobody may go by an id that this node gave up. Who still answers under it is another process, on a later copy of the
 /// directory, and stays, whatever becomes of it later.
 async fn retire(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
-    if house.fellows().is_empty() && !house.settings.join.is_empty() {
-        // Those that it is to join may know it by them.
-        return;
-    }
+    // Those that it is to join may know it by them.
+    let joined = !house.fellows().is_empty() || house.settings.join.is_empty();
     for former in house.store.former().unwrap_or_default() {
         let known = house.peers.get(former);
         let done = match known.liveness {
             // Nothing is known of it yet.
             _ if !shippers.contains_key(&former) => {
-                house.store.cluster() != NOWHERE && !house.store.is_member(former)
+                joined && house.store.cluster() != NOWHERE && !house.store.is_member(former)
             }
             // That it is alive others may only believe, from when this node went by it.
             Liveness::Suspect | Liveness::Alive => known.seen_ms.is_some(),
-            Liveness::Down => house.remove(former).await.is_ok(),
+            Liveness::Down => house.remove(former).await.is_ok() && joined,
         };
         if done {
             // Else it is looked at again.

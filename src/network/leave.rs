@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{House, NOWHERE, Network};
 use crate::peers::Liveness;
-use crate::replica::{NodeId, VersionVector};
+use crate::replica::{NodeId, Records, VersionVector};
 use crate::storage::{Rejection, Said};
 
 /// How it ended: how many of the other members know that the node has left, or why it has not.
@@ -26,6 +26,11 @@ pub enum Stays {
     /// It has left, and nobody has taken it in since.
     #[error("it has left its cluster already: stop it instead")]
     Nowhere,
+    /// It was evicted: what is written there stays there, so nobody may take it to be in good hands.
+    #[error(
+        "it was evicted, and is no member any more: stop it instead; started again it joins with all that it holds"
+    )]
+    Out,
     /// Somebody only wants it to stop.
     #[error("it is stopping, and stays a member")]
     Stops,
@@ -100,7 +105,9 @@ impl Network {
         if members.is_empty() {
             return Err(Stays::Alone);
         }
-        let evicted = house.store.is_out();
+        if house.store.is_out() {
+            return Err(Stays::Out);
+        }
         // They may all be leaving: then no roster will tell.
         let mut back_to = Vec::new();
         for id in &members {
@@ -114,7 +121,7 @@ impl Network {
             // They all left meanwhile: this one keeps the cluster.
             return Err(Stays::Alone);
         }
-        if holders.is_empty() && !evicted {
+        if holders.is_empty() {
             let ids: Vec<String> = members.iter().map(ToString::to_string).collect();
             let advice = match members.iter().any(|id| house.peers.get(*id).liveness != Liveness::Down) {
                 true => "they may get there: try again".to_owned(),
@@ -128,20 +135,22 @@ impl Network {
         let record = house.member(house.store.me()).await;
         house.remove(house.store.me()).await.map_err(failed)?;
         let goal = house.store.published().vv.clone();
-        if !evicted {
-            house.holders(&members, &goal, until).await;
+        house.holders(&members, &goal, until).await;
+        if house.mark().await.is_some() {
+            return Err(Stays::Out);
         }
-        let others = house.others();
-        if !evicted && !returns && !others.is_empty() && holders.iter().all(|id| !others.contains(id)) {
-            // Who has all leaves as well, and counted on this one. One of both learns of the other in time, or they both stay.
-            house.enroll(|_| record.clone()).await;
-            let why = "those that have all that this node has leave as well: try again";
+        let (others, said) = (house.others(), house.store.said());
+        // Who knows takes it for a stranger, and may seem to be down.
+        let knows = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&goal));
+        // Of two that leave at once, and count on each other, the one that knows that the other leaves stays, or both.
+        if !returns && !others.iter().filter(knows).any(|id| holders.contains(id)) {
+            let stays = |now: &Records| record.clone().filter(|_| now.mark().is_none());
+            house.enroll(stays).await;
+            *house.stays_by.lock().unwrap_or_else(PoisonError::into_inner) = back_to;
+            let why = "none of those that have all that this node has is known to stay without it: try again";
             return Err(Stays::Holds(why.into()));
         }
-        // Who knows takes it for a stranger, and may seem to be down.
-        let said = house.store.said();
-        let told =
-            others.iter().filter(|id| said.get(id).is_some_and(|said| said.vv.covers_all(&goal))).count();
+        let told = others.iter().filter(knows).count();
         house.store.leave(returns.then_some(back_to)).await.map_err(failed)?;
         Ok(told)
     }

@@ -3,11 +3,12 @@
 //! It may have been set back, evicted, or copied; or it left as it stopped. What it finds is said once, in the log. It never
 //! serves under an id whose names another process may have given.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Error;
-use super::join::ask_to_join;
+use super::join::{ask_for_ticket, ask_to_join};
 use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
 use crate::exit::Exit;
@@ -19,7 +20,10 @@ use crate::storage;
 /// whether it was rolled back, or whether it still belongs. What comes back are the addresses by which it is to join: of
 /// members that no longer know it and did not take it in at once.
 pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
-    if !house.store.former()?.is_empty() && house.store.published().vv.get(house.store.me()) == 0 {
+    if house.store.cluster() != NOWHERE
+        && !house.store.former()?.is_empty()
+        && house.store.records(house.store.me()).await?.dots().next().is_none()
+    {
         // It took this id as it ended, or ended as it took it.
         house.found().await;
     }
@@ -143,33 +147,50 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
 }
 
 /// Nobody whom it knows has said what it has of this node's writes, and there are some: those that it is told to join by may.
-async fn ask_before_it_serves(house: &House) -> Result<Option<String>, Error> {
+async fn ask_before_it_serves(house: &Arc<House>) -> Result<Option<String>, Error> {
     match house.store.published().vv.get(house.store.me()) {
         0 => Ok(None),
         _ => taken_in_by(house, &house.settings.join).await,
     }
 }
 
-/// The first of these that takes the node in, if one does in time; the rest is for later, when the node serves. The answer may
-/// show that it was set back.
-async fn taken_in_by(house: &House, addresses: &[String]) -> Result<Option<String>, Error> {
+/// The first of these that takes the node in, if one does in time; the rest is for later, when the node serves. All are asked at
+/// once what they know of it, for one that hangs must not hide another: they may show that it was set back.
+async fn taken_in_by(house: &Arc<House>, addresses: &[String]) -> Result<Option<String>, Error> {
+    let mut words = tokio::task::JoinSet::new();
+    for (place, address) in addresses.iter().cloned().enumerate() {
+        let house = house.clone();
+        words.spawn(async move { (place, ask_for_ticket(&house, &address).await) });
+    }
+    let mut answered = BTreeSet::new();
+    let mut set_back = None;
+    let all = async {
+        while let Some(word) = words.join_next().await {
+            match word {
+                Ok((place, Ok(_))) => drop(answered.insert(place)),
+                Ok((place, Err(Error::Refused(Refusal::RolledBack(_))))) => {
+                    set_back = Some(place);
+                    return;
+                }
+                _ => {}
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(CONTACT_MS), all).await;
+    if let Some(place) = set_back {
+        renew(house, "this node holds less of its own writes than others: it was rolled back").await?;
+        // As another one it asks when it serves.
+        return Ok(addresses.get(place).cloned());
+    }
     let asked = async {
-        for address in addresses {
-            match ask_to_join(house, address).await {
-                Ok(_) => return Some((address, false)),
-                Err(Error::Refused(Refusal::RolledBack(_))) => return Some((address, true)),
-                Err(_) => {}
+        for address in answered.iter().filter_map(|place| addresses.get(*place)) {
+            if ask_to_join(house, address).await.is_ok() {
+                return Some(address.clone());
             }
         }
         None
     };
-    let taken = tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await;
-    let Some((address, set_back)) = taken.ok().flatten() else { return Ok(None) };
-    if set_back {
-        renew(house, "this node holds less of its own writes than others: it was rolled back").await?;
-        // As another one it asks when it serves.
-    }
-    Ok(Some(address.clone()))
+    Ok(tokio::time::timeout(Duration::from_millis(CONTACT_MS), asked).await.ok().flatten())
 }
 
 /// The node writes under another id from now on: some of its old one's writes may be elsewhere only, and their names must not
@@ -221,7 +242,7 @@ async fn look_for_original(house: &House) {
 
 /// A node that left as it stopped goes back to those that it knew; when none of them takes it in, as none does when all left,
 /// it begins their cluster again. The addresses are those by which it is to join them all the same.
-async fn come_back(house: &House, left_there: Vec<String>) -> Result<Vec<String>, Error> {
+async fn come_back(house: &Arc<House>, left_there: Vec<String>) -> Result<Vec<String>, Error> {
     let mut addresses = house.settings.join.clone();
     addresses.extend(left_there);
     for id in house.others() {

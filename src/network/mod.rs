@@ -133,6 +133,8 @@ struct House {
     /// The cluster of which others have shown this process that it is a member, or has been one since it was started: if it is
     /// not one there later, it was evicted, or leaves.
     member_of: Mutex<Option<NodeId>>,
+    /// Where those were that it was about to leave, if it stays: they may have let it go.
+    stays_by: Mutex<Vec<String>>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
     /// Where packets of SWIM go.
@@ -165,6 +167,7 @@ impl Network {
             adopting: tokio::sync::Mutex::new(()),
             joined: Mutex::new(None),
             member_of: Mutex::new(None),
+            stays_by: Mutex::new(Vec::new()),
             sweeper: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),
@@ -175,6 +178,10 @@ impl Network {
         if let Some(mark) = house.mark().await {
             let _ = house.came_with.set(mark);
         }
+        let comes_with_nothing = || house.fellows().is_empty() && house.store.published().totals.keys == 0;
+        if !house.settings.join.is_empty() && comes_with_nothing() {
+            house.peers.arrive(Some(Arrival::Asking));
+        }
         // Who has taken it in already is asked first: by another one that has not heard of that it would be in twice.
         let mut addresses = meet::meet(&house).await?;
         addresses.extend(house.settings.join.iter().cloned());
@@ -184,8 +191,7 @@ impl Network {
         }
         let settled = house.store.settle_here().await;
         settled.map_err(|e| storage::Error::Failed(format!("can't note where the data is: {e}")))?;
-        let published = house.store.published();
-        if !addresses.is_empty() && house.others().is_empty() && published.totals.keys == 0 {
+        if !addresses.is_empty() && house.peers.arrival().is_none() && comes_with_nothing() {
             house.peers.arrive(Some(Arrival::Asking));
         }
         if let Some(goal) = house.store.arriving()? {

@@ -9,7 +9,7 @@ use super::wire::{Claim, Join, Joined, Refusal, Reply, Ticket};
 use super::{House, NOWHERE, is_concrete};
 use crate::limits::{MEMBER_SINCE_AHEAD_MS_MAX, PEER_ANSWER_MS};
 use crate::peers::{Arrival, canonical};
-use crate::replica::{NodeId, Records};
+use crate::replica::{NodeId, Records, check_vector};
 use crate::storage::{Action, Rejection};
 
 impl House {
@@ -22,7 +22,11 @@ impl House {
         reached_as: Option<String>,
     ) -> Reply {
         if !join.ticket.is_some_and(|ticket| self.is_fresh(ticket)) {
-            return Reply::Ticket(Ticket { run: self.run, at_ms: self.age_ms() });
+            let ticket = Ticket { run: self.run, at_ms: self.age_ms() };
+            return Reply::Ticket(ticket, self.store.published().vv.get(from));
+        }
+        if let Err(e) = check_vector(&join.vv) {
+            return Reply::Refused(Refusal::Malformed(e.to_string()));
         }
         let mine = self.store.cluster();
         if mine == NOWHERE {
@@ -56,10 +60,10 @@ impl House {
             // Its roster is that one's, and would come along.
             return Reply::Refused(Refusal::Left(left));
         }
-        let (mut since_ms, mut claim) = (None, join.claim);
+        let (mut since_ms, mut claim, mut goal) = (None, join.claim, None);
         if adopts {
             // But its data not by a stranger's word alone.
-            if !self.others().is_empty() {
+            if !self.fellows().is_empty() {
                 return Reply::Refused(Refusal::OtherCluster(mine));
             }
             if self.settings.join.is_empty() && self.store.published().totals.keys > 0 {
@@ -72,11 +76,11 @@ impl House {
             }
             log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
             if self.peers.arrival() == Some(Arrival::Asking) {
-                // As if it had been taken in.
+                // As if it had been taken in; when the other is a member.
                 if let Err(e) = self.store.arrive(Some(join.vv.clone())).await {
                     return Reply::Refused(Refusal::NotNow(e.to_string()));
                 }
-                self.peers.arrive(Some(Arrival::Behind(join.vv)));
+                goal = Some(join.vv);
             }
             // It does not begin to be a member by that, or it would be one again though it was evicted.
             since_ms = join.since_ms;
@@ -105,7 +109,7 @@ impl House {
         }
         if self.peers.arrival() == Some(Arrival::Asking) {
             // Who takes others in is the first of their cluster, and has all that there is in it.
-            self.peers.arrive(None);
+            self.peers.arrive(goal.map(Arrival::Behind));
         }
         // In this order: what the vector covers is in the roster, or was superseded.
         let vv = self.store.published().vv.clone();

@@ -158,8 +158,8 @@ pub enum Reply {
     Pulse(Pulse),
     /// No.
     Refused(Refusal),
-    /// Ask to join once more, with this.
-    Ticket(Ticket),
+    /// Ask to join once more, with this; and so many events of the asker are known here: who has made fewer was set back.
+    Ticket(Ticket, u64),
 }
 
 /// Why not.

@@ -114,8 +114,8 @@ impl Sweep {
     }
 }
 
-/// Events that a node can have made.
-fn check_vector(vv: &VersionVector) -> Result<(), Malformed> {
+/// Events that nodes can have made.
+pub fn check_vector(vv: &VersionVector) -> Result<(), Malformed> {
     match vv.iter().all(|dot| dot.origin != NodeId::NOBODY && dot.seq <= SEQ_MAX) {
         true => Ok(()),
         false => Err(Malformed("an event that no node has made")),

@@ -38,7 +38,7 @@ pub use courier::{Courier, Told, Wants};
 pub use digest::Digest;
 pub use dot::{Dot, NodeId, NotAName, Token};
 pub use entry::{Entry, Value, Version};
-pub use frame::{Bound, Bounds, Frame, Malformed, Range, Sweep};
+pub use frame::{Bound, Bounds, Frame, Malformed, Range, Sweep, check_vector};
 pub use member::{Member, Records};
 pub use runs::Runs;
 pub use unit::{Place, Stretch, Touch, Unit};

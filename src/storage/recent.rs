@@ -81,7 +81,7 @@ impl Recent {
         };
         let values: usize = entry.versions().iter().map(inline).sum();
         let young = &mut self.lock().young;
-        young.bytes += ENTRY_BYTES + key.len() + values;
+        young.bytes += ENTRY_BYTES + VERSION_BYTES * entry.versions().len() + key.len() + values;
         young.entries.insert(key, entry);
     }
 
@@ -119,7 +119,10 @@ impl Recent {
 }
 
 /// What an entry takes beside key and values, about: maps, vectors, a context of a few members.
-const ENTRY_BYTES: usize = 256;
+const ENTRY_BYTES: usize = 192;
+
+/// What each of its versions takes beside the value, about.
+const VERSION_BYTES: usize = 64;
 
 /// What an event takes beside its key, about.
 const CHANGE_BYTES: usize = 64;

@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, state};
 use crate::departures::with_one_behind_a_line;
 use crate::membership::copy;
-use crate::proxy::Line;
+use crate::proxy::{Line, Proxy};
 use crate::support::{Node, SOON, wait_until};
 
 /// The second is told of the first, the third of the second as soon as that is ready: it may not know the first yet.
@@ -230,6 +230,27 @@ fn a_newcomer_is_ready_when_it_has_what_there_was() {
     drop(first);
     let second = Node::start(&dirs.path().join("b"), &[nobody]);
     assert_eq!(second.request("GET", "/ready", "").status, 200);
+}
+
+/// It had found nobody as it was started first, and has written nothing but who it is.
+#[test]
+fn a_newcomer_that_was_started_again_is_ready_when_it_has_what_there_was() {
+    let (dirs, line) = (tempfile::tempdir().unwrap(), Proxy::start());
+    let (dir, there) = (dirs.path().join("new"), line.address.to_string());
+    let sponsor = Node::start(&dirs.path().join("sponsor"), &[]);
+    put(&sponsor, "k", "x");
+    let mut new = Node::start(&dir, &["--advertise", &there, &free_address().to_string()]);
+    assert_eq!(new.request("GET", "/ready", "").status, 503);
+    new.signal(libc::SIGKILL);
+    new.wait(SOON);
+    // Nothing gets to it yet.
+    let new = Node::start(&dir, &["--advertise", &there, &sponsor.address.to_string()]);
+    wait_until(SETTLED, "it is in", || state(&sponsor, &id(&new)) != "none");
+    let ready = || new.request("GET", "/ready", "").status == 200;
+    assert!(!ready() && new.request("GET", "/key/k", "").status == 404);
+    line.leads_to(new.address);
+    wait_until(SETTLED, "it is ready", ready);
+    assert_eq!(new.request("GET", "/key/k", "").status, 200);
 }
 
 /// The address that it is told is never up. Who begins a cluster without that node is as ready as those who come to it.

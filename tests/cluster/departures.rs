@@ -168,6 +168,37 @@ fn two_that_leave_at_once_do_not_count_on_each_other() {
     cluster.shows(&[("k", "x"), ("l", "y")]);
 }
 
+/// What was written there since is nowhere else, and who ends well may be taken to have left it to others.
+#[test]
+fn who_was_evicted_has_nothing_to_leave() {
+    let cluster = Cluster::start(2);
+    let evicted = id(cluster.node(1));
+    assert_eq!(cluster.node(0).request("DELETE", &format!("/membership/{evicted}"), "").status, 200);
+    wait_until(SETTLED, "it knows", || cluster.node(1).request("GET", "/ready", "").status == 503);
+    put(cluster.node(1), "k", "x");
+    let told = ask_to_leave(cluster.node(1)).join().unwrap().expect("an answer");
+    assert!(told.status == 409 && told.text().contains("it was evicted"), "{}", told.text());
+    shows(cluster.node(1), "k", Some("x"));
+}
+
+/// The last one keeps the cluster. Both may stay; then they are one cluster still.
+#[test]
+fn not_all_leave_at_once() {
+    let mut cluster = Cluster::start(2);
+    put(cluster.node(0), "k?w=2", "x");
+    let asked = [ask_to_leave(cluster.node(0)), ask_to_leave(cluster.node(1))];
+    let told = asked.map(|asked| asked.join().unwrap().expect("an answer"));
+    assert!(told.iter().any(|told| told.status == 409), "{} {}", told[0].text(), told[1].text());
+    for number in [0, 1].into_iter().filter(|number| told[*number].status == 200) {
+        let mut node = cluster.nodes[number].take().expect("it was up");
+        assert_eq!(node.wait(SOON).code(), Some(0), "{}", node.log());
+    }
+    cluster.settle();
+    let node = cluster.alive().next().expect("one stays");
+    put(node, "l?w=all", "y");
+    cluster.shows(&[("k", "x"), ("l", "y")]);
+}
+
 /// Two nodes and room for a third; the second is reached by this line only.
 pub fn with_one_behind_a_line() -> (Cluster, Proxy) {
     let line = Proxy::start();

@@ -376,8 +376,8 @@ fn an_empty_node_that_is_asked_to_come_is_ready_when_it_has_what_there_is() {
     let rogue = Rogue { cluster: NodeId(0xc), ..Rogue::before(&node) };
     let shown = |what: &str| get(node.address, "/membership")[what].to_string();
     let before = shown("cluster");
-    let comes = |advertise: &str| {
-        let vv = || [Dot::new(rogue.me, 9)].into_iter().collect();
+    let comes = |advertise: &str, seq: u64| {
+        let vv = || [Dot::new(rogue.me, seq)].into_iter().collect();
         let join = |ticket| match rogue.alone(ticket, advertise, Some(1), (NEW, 0)) {
             Message::Join { since_ms, claim, for_ms, ticket, left, advertise, port, .. } => {
                 Message::Join { members: 2, since_ms, claim, for_ms, vv: vv(), ticket, left, advertise, port }
@@ -386,9 +386,10 @@ fn an_empty_node_that_is_asked_to_come_is_ready_when_it_has_what_there_is() {
         };
         answer(&rogue.asks(&node, join))
     };
-    assert!(comes("0.0.0.0:1").contains("no address of a node"));
+    assert!(comes("0.0.0.0:1", 9).contains("no address of a node"));
+    assert!(comes("127.0.0.1:1", u64::MAX).contains("no node has made"));
     assert_eq!(shown("cluster"), before);
-    comes("127.0.0.1:1");
+    comes("127.0.0.1:1", 9);
     assert!(shown("cluster") == format!("\"{}\"", rogue.cluster) && shown("members").contains("127.0.0.1:1"));
     let ready = node.request("GET", "/ready", "");
     assert!(ready.status == 503 && ready.text().contains("it is being sent"), "{}", ready.text());

@@ -4,6 +4,7 @@ use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
 use crate::membership::{copy, set_back};
 use crate::proxy::{Line, Proxy};
 use crate::support::{Node, binary, wait_until};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -76,8 +77,9 @@ fn a_node_made_of_a_backup_is_alone_unless_it_is_told_to_join() {
     }
 }
 
-/// Its disk is set back to before it joined: then it knows nobody who could tell, but those that it is told to join by. One that
-/// can't be asked as it starts tells it later, and ends it: but as another node it starts again, whoever is there then.
+/// Its disk is set back to before it joined: then it knows nobody who could tell, but those that it is told to join by, of whom
+/// one never answers. One that can't be asked as it starts tells it later, and ends it: but as another node it starts again,
+/// whoever is there then.
 #[test]
 fn a_node_that_was_set_back_to_before_it_joined_takes_a_new_id() {
     let dirs = tempfile::tempdir().unwrap();
@@ -93,7 +95,8 @@ fn a_node_that_was_set_back_to_before_it_joined_takes_a_new_id() {
     let old = id(&node);
     drop(node);
     set_back(&dir, &backup);
-    let node = Node::start(&dir, &[&by]);
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    let node = Node::start(&dir, &[&hung.local_addr().unwrap().to_string(), &by]);
     let second = id(&node);
     assert_ne!(second, old, "it serves under its old id");
     for node in [&node, &other] {
