@@ -2,7 +2,8 @@
 //!
 //! The log says which key an event touched, and what lived there before; neither what it did nor when. Of a version that stands
 //! the entry tells both. What lived before a later event was put. What left nothing that a later event found is a delete, unless
-//! it can have been replaced where the log does not tell: within its unit, or, where several nodes wrote the key, before it came.
+//! it can have been replaced where the log does not tell: within its unit, or, where several nodes wrote the key, before it came;
+//! or by what came without its event, as all does that a node is sent when it was away for long.
 
 use std::collections::{HashMap, HashSet};
 
@@ -33,6 +34,10 @@ enum Fate {
 struct Told {
     /// Versions that lived before one of its events.
     lived: HashSet<Dot>,
+    /// Its events.
+    events: HashSet<Dot>,
+    /// Versions that lived before one of its events, and whose own events are not among them.
+    unheard: Vec<Dot>,
     /// Who made events of it.
     origins: HashSet<NodeId>,
     /// Events before which, in their unit, the key had been touched already.
@@ -99,6 +104,7 @@ fn read(store: &Offline, follows: &impl Fn(&Event) -> bool) -> Result<HashMap<(K
                 continue;
             }
             told.origins.insert(first.origin);
+            told.events.insert(dot);
             if event.before.is_none() {
                 told.later.insert(dot);
             }
@@ -108,6 +114,9 @@ fn read(store: &Offline, follows: &impl Fn(&Event) -> bool) -> Result<HashMap<(K
         }
         Ok(true)
     })?;
+    for told in all.values_mut() {
+        told.unheard = told.lived.difference(&told.events).copied().collect();
+    }
     Ok(all)
 }
 
@@ -123,7 +132,17 @@ impl Told {
         let alone = self.origins.len() == 1 && entry.context().iter().all(|seen| seen.origin == dot.origin);
         let replaced_at_once = self.next.get(&dot).is_some_and(|next| self.later.contains(next));
         let over_nothing = event.before.as_ref().is_some_and(Vec::is_empty);
-        match (dot.origin == me || alone) && !replaced_at_once && !over_nothing {
+        let older = |seen: Dot| {
+            let own = seen.origin == dot.origin && seen.seq <= dot.seq;
+            own || event.before.iter().flatten().any(|before| *before == seen)
+        };
+        let mut seen = entry
+            .context()
+            .iter()
+            .filter(|seen| !self.events.contains(seen))
+            .chain(self.unheard.iter().copied());
+        let all_told = seen.all(older);
+        match (dot.origin == me || alone) && all_told && !replaced_at_once && !over_nothing {
             true => Fate::Delete,
             false => Fate::Unknown,
         }

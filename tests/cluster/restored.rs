@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
 use crate::membership::{copy, set_back};
 use crate::proxy::{Line, Proxy};
-use crate::support::{Node, binary, wait_until};
+use crate::support::{Node, SOON, binary, wait_until};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -127,4 +127,24 @@ fn a_node_that_was_set_back_to_before_it_joined_takes_a_new_id() {
         shows(node, "last", Some("z"));
         shows(node, "first", Some("by this name"));
     }
+}
+
+/// Its write was replaced while it was away, and it is sent what there is now, without the event that did so.
+#[test]
+fn what_was_replaced_elsewhere_is_not_told_to_be_deleted() {
+    let mut cluster = Cluster::start(2);
+    put(cluster.node(1), "k?w=2", "first");
+    let second = put(cluster.node(1), "k?w=2", "second").json()["version"].as_str().unwrap().to_owned();
+    assert_eq!(cluster.node(1).request("POST", "/cluster/leave", "").status, 200);
+    cluster.nodes[1].take().unwrap().wait(SOON);
+    put(cluster.node(0), "k", "third");
+    cluster.up(1);
+    cluster.settle();
+    shows(cluster.node(1), "k", Some("third"));
+    assert_eq!(cluster.nodes[1].take().unwrap().stop().code(), Some(0));
+    let looks = ["changes", "--follow-key", "k", "--json"];
+    let told =
+        Command::new(binary()).arg("inspect").arg(cluster.dir(1)).args(looks).output().expect("it runs");
+    let told = String::from_utf8(told.stdout).expect("text");
+    assert!(told.contains(&second) && !told.contains("delete"), "{told}");
 }
