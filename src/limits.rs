@@ -386,7 +386,8 @@ pub const HOLDING_MS: u64 = 5_000;
 /// How often a node looks at the roster.
 pub const ROSTER_LOOK_MS: u64 = 250;
 
-/// How long a restarted node waits for members that it knows before it serves without having heard of them.
+/// How long a restarted node waits for members that it knows, and again for those that it is told to join by, before it serves
+/// without having heard of them.
 pub const CONTACT_MS: u64 = 2_000;
 
 /// So many looks at the roster in a row must show another digest under the same vector before it is called a fault.

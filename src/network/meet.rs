@@ -39,10 +39,7 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
                     .into(),
             )
             .into()),
-            None => {
-                let asked = ask_before_it_serves(house).await?;
-                Ok(asked.into_iter().collect())
-            }
+            None => Ok(ask_before_it_serves(house).await?.into_iter().collect()),
         };
     }
     let others = house.others();
@@ -196,7 +193,7 @@ async fn taken_in_by(house: &Arc<House>, addresses: &[String]) -> Result<Option<
 /// The node writes under another id from now on: some of its old one's writes may be elsewhere only, and their names must not
 /// be given twice. The record of the old id goes when nobody goes by it: see the keeper.
 async fn renew(house: &House, why: &str) -> Result<(), Error> {
-    let new = NodeId((house.settings.random)().max(1));
+    let new = house.another_id();
     log::error!("{why}. It goes on as node {new}; its data stays, what it lacks comes from the others");
     let done = house.store.renew(new).await;
     done.map_err(|e| storage::Error::Failed(format!("can't take a new node id: {e}")))?;
@@ -205,6 +202,10 @@ async fn renew(house: &House, why: &str) -> Result<(), Error> {
 }
 
 impl House {
+    fn another_id(&self) -> NodeId {
+        NodeId((self.settings.random)().max(1))
+    }
+
     /// Ends the process: to go on would be to write under a name that is another's. Who was set back has another id by then: whom
     /// it meets at the next start may not know what this member knows.
     pub(super) fn give_up(&self, by: impl std::fmt::Display, refusal: &Refusal) -> ! {
@@ -212,7 +213,7 @@ impl House {
         let advice = match refusal {
             Refusal::Twin => "give each node a data directory of its own, made by the node itself".to_owned(),
             _ => {
-                let new = NodeId((self.settings.random)().max(1));
+                let new = self.another_id();
                 self.store.renew_to_end(new);
                 format!("start it again: it goes on as node {new}, and keeps its data")
             }
