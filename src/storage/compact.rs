@@ -37,7 +37,7 @@ use crate::limits::{
 pub struct Compacted {
     /// Bytes of the directory's files before, the ballast too: as `inspect summary` counts them.
     pub before_bytes: u64,
-    /// The same after it.
+    /// The same after it. Of a store that was left as it is, both are what it takes now.
     pub after_bytes: u64,
     /// What is in each tree.
     pub trees: Vec<TreeSize>,
@@ -53,6 +53,8 @@ pub fn compact(dir: &Path, told: Told) -> Result<Compacted, Error> {
     let had = manifest::served(dir)?;
     drop(unused(dir)?);
     let mut directory = Directory::claim(dir)?;
+    // As it was left: opening a store makes it larger, at times by half a segment and more.
+    let store_bytes = bytes_of(&directory.store())?;
     let mut disk = Disk::claim(dir, None)?;
     Beside::make(&directory)?.try_exchange()?;
     let watchdog = Watchdog::start(Duration::from_millis(COMMIT_DEADLINE_MS_DEFAULT))?;
@@ -62,22 +64,20 @@ pub fn compact(dir: &Path, told: Told) -> Result<Compacted, Error> {
     engine::opening(false);
     let old = Rows::of(&found.trees.db)?;
     drop(found);
-    let before_bytes = bytes_of(&directory.store())?;
-    enough_room(dir, old.bytes(), before_bytes)?;
+    enough_room(dir, old.bytes(), store_bytes)?;
 
     let fresh = Beside::make(&directory)?;
     fresh.fill(&directory, &watchdog, &old, told)?;
-    let after_bytes = bytes_of(&fresh.0)?;
-    let smaller = after_bytes + directory.manifest.segment_bytes as u64 <= before_bytes;
+    let smaller = bytes_of(&fresh.0)? + directory.manifest.segment_bytes as u64 <= store_bytes;
     if smaller {
         fresh.take_the_place_of_the_old(&directory)?;
     }
     drop(fresh);
     disk.keep_ballast();
-    let after_bytes = if smaller { after_bytes } else { before_bytes };
     // What is beside the store takes the same before and after.
-    let beside = bytes_of(dir)? - bytes_of(&directory.store())?;
-    let (before_bytes, after_bytes) = (before_bytes + beside, after_bytes + beside);
+    let after_bytes = bytes_of(dir)?;
+    let beside = after_bytes - bytes_of(&directory.store())?;
+    let before_bytes = if smaller { store_bytes + beside } else { after_bytes };
     let formats = (had.migrating_from.unwrap_or(had.format), directory.manifest.format);
     Ok(Compacted { before_bytes, after_bytes, trees: old.sizes, formats })
 }

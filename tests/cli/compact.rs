@@ -85,8 +85,9 @@ fn a_compacted_directory_is_smaller_and_holds_the_same() {
     let number = |name: &str| told[name].as_u64().expect("a number");
     assert_eq!(number("before_bytes") - number("after_bytes"), number("saved_bytes"));
     assert!(number("saved_bytes") > size_before / 3, "{told}");
-    // As `inspect summary` counts them.
-    assert!(number("before_bytes").abs_diff(disk_before) < 64 << 10, "{disk_before}: {told}");
+    // As `inspect summary` counts them, and as it was left: opening a store makes it larger.
+    // Only what the lock says differs.
+    assert!(number("before_bytes").abs_diff(disk_before) < 1 << 10, "{disk_before}: {told}");
     assert_eq!(number("after_bytes"), disk_bytes(), "{told}");
     assert!(size(dir.path()) <= number("after_bytes") && size(dir.path()) < size_before, "{told}");
     assert_eq!(told["trees"]["data"]["items"], 42, "{told}");
