@@ -181,6 +181,47 @@ fn who_was_evicted_has_nothing_to_leave() {
     shows(cluster.node(1), "k", Some("x"));
 }
 
+/// The other one has all, but its line goes silent before it hears of the leave: it would take the node for one that is down.
+#[test]
+fn who_can_tell_nobody_that_it_leaves_stays() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    put(cluster.node(0), "k?w=2", "x");
+    line.set(Line::Silent);
+    let told = ask_to_leave(cluster.node(0)).join().unwrap().expect("an answer");
+    assert!(told.status == 409 && told.text().contains("stay without it"), "{}", told.text());
+    line.set(Line::Good);
+    cluster.settle();
+    put(cluster.node(0), "l?w=all", "y");
+    cluster.shows(&[("k", "x"), ("l", "y")]);
+    // And a new one finds both.
+    cluster.up(2);
+    cluster.settle();
+}
+
+/// By a member that does not hear of the leave, while the node waits for that one.
+#[test]
+fn who_is_evicted_as_it_leaves_is_told_so_and_out() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    cluster.up(2);
+    cluster.settle();
+    let leaver = id(cluster.node(0));
+    line.set(Line::Silent);
+    let asked = ask_to_leave(cluster.node(0));
+    is_about_to_leave(cluster.node(0));
+    let evicted = cluster.node(1).request("DELETE", &format!("/membership/{leaver}"), "");
+    assert_eq!(evicted.status, 200, "{}", evicted.text());
+    let told = asked.join().unwrap().expect("an answer");
+    assert!(told.status == 409 && told.text().contains("it was evicted"), "{}", told.text());
+    line.set(Line::Good);
+    for number in [1, 2] {
+        wait_until(SETTLED, "all know", || state(cluster.node(number), &leaver) == "none");
+    }
+    // It runs on with what it has, and says what it is.
+    wait_until(SOON, "it is out", || cluster.node(0).request("GET", "/ready", "").status == 503);
+    cluster.kill(0);
+    cluster.settle();
+}
+
 /// The last one keeps the cluster. Both may stay; then they are one cluster still.
 #[test]
 fn not_all_leave_at_once() {
