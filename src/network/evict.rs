@@ -104,7 +104,7 @@ fn is_its_turn(house: &House, evictor: NodeId) -> bool {
 
 /// Tells one that was evicted, if it is up: nobody else brings it the mark. As a piece of a comparison, since it may lack much
 /// that it is not to get any more. `last` is where it was reached. Who can't be reached now hears of it when it asks why it is
-/// not known (`join.rs`).
+/// not known (`seeker.rs`).
 async fn tell(house: Arc<House>, (id, mark): (NodeId, Dot), last: Option<String>) {
     let Ok(mut word) = house.store.roster().await else { return };
     let key = id.0.to_be_bytes();

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::clocks::Clocks;
 use super::evict::Evictions;
 use super::pulse::{self, Beat};
-use super::{House, NOWHERE, join, shipper};
+use super::{House, NOWHERE, seeker, shipper};
 use crate::limits::ROSTER_LOOK_MS;
 use crate::peers::Liveness;
 use crate::replica::{Digest, NodeId, VersionVector};
@@ -18,7 +18,7 @@ use crate::replica::{Digest, NodeId, VersionVector};
 /// Works for as long as the process; joins by these addresses, and whom else it has to.
 pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec<String>) {
     tokio::spawn(pulse::beat(house.clone(), beats));
-    tokio::spawn(join::join(house.clone(), addresses));
+    tokio::spawn(seeker::seek(house.clone(), addresses));
     let mut shippers: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
     let (mut evictions, mut clocks) = (Evictions::default(), Clocks::default());
     let mut feed = house.store.feed();

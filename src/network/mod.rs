@@ -21,6 +21,7 @@ mod pulse;
 mod reach;
 mod routes;
 mod secret;
+mod seeker;
 mod shipper;
 mod sponsor;
 mod swim;
@@ -42,10 +43,10 @@ pub use secret::Secret;
 pub use wire::PROTOCOL;
 
 use client::Client;
-use join::Rivals;
 use leave::Askers;
 use pulse::Beat;
 use reach::Ways;
+use seeker::Rivals;
 use wire::{Envelope, Message, Refusal, Reply};
 
 use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, PEER_BODIES_BYTES_MAX, RETRY_MS};
