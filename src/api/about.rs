@@ -24,10 +24,7 @@ pub fn ready(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> 
     let store = app.store()?;
     arrived(app, store)?;
     if store.is_out() {
-        return Err(Problem::new(
-            Code::Starting,
-            "this node is no member any more: it was evicted, or it leaves",
-        ));
+        return Err(Problem::new(Code::Out, "this node is no member any more: it was evicted, or it leaves"));
     }
     Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
 }

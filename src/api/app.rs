@@ -112,9 +112,12 @@ impl App {
         if self.stopping() {
             return Err(Problem::stopping());
         }
-        self.store
-            .get()
-            .ok_or_else(|| Problem::new(Code::Starting, "the data directory is being recovered: try again"))
+        self.store.get().ok_or_else(|| {
+            Problem::new(
+                Code::Starting,
+                "its data directory is recovered, then its members are asked: try again",
+            )
+        })
     }
 
     /// Counts a request until its answer is out.

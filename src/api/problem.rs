@@ -67,6 +67,8 @@ pub enum Code {
     Starting,
     /// Not any more.
     Stopping,
+    /// Nobody is to be sent to a node that is no member any more.
+    Out,
     /// No room on the disk.
     DiskFull,
 }
@@ -128,6 +130,7 @@ impl Code {
             Code::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "The node has too much to do"),
             Code::Starting => ("starting", StatusCode::SERVICE_UNAVAILABLE, "The node is starting"),
             Code::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "The node is stopping"),
+            Code::Out => ("out", StatusCode::SERVICE_UNAVAILABLE, "The node is out of its cluster"),
             Code::DiskFull => ("disk-full", StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
         }
     }

@@ -4,7 +4,7 @@
 //! the node's id: whose directory it is stays known when the store is damaged.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -56,11 +56,12 @@ impl Lock {
             .open(&path)
             .map_err(refuse)?;
         let deadline = Instant::now() + Duration::from_millis(LOCK_RETRY_MS);
+        let mut told = false;
         loop {
             match file.try_lock() {
                 Ok(()) => {
                     let mut former = Vec::new();
-                    let _ = (&file).read_to_end(&mut former);
+                    let _ = (&file).rewind().and_then(|()| (&file).read_to_end(&mut former));
                     // Which node's it is stays known when the store is damaged.
                     let node = serde_json::from_slice(&former).ok().and_then(|tenant: Tenant| tenant.node);
                     let lock = Lock { file, former };
@@ -71,19 +72,17 @@ impl Lock {
                 Err(TryLockError::Error(e)) => return Err(refuse(e)),
                 // A process that was just killed lets go of its lock a moment later.
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    if !std::mem::replace(&mut told, true) {
+                        let who = who(&file);
+                        log::info!("{} is in use by {who}: waiting for it to end", directory.display());
+                    }
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let who = match holder(&file) {
-                        Some(Tenant { pid, address: Some(address), .. }) => {
-                            format!("process {pid} at {address}")
-                        }
-                        Some(Tenant { pid, .. }) => format!("process {pid}"),
-                        None => "another process".into(),
-                    };
                     return Err(Error::Refused(format!(
-                        "{} is in use by {who}: stop it, or give another directory with --data-dir",
-                        directory.display()
+                        "{} is in use by {}: stop it, or give another directory with --data-dir",
+                        directory.display(),
+                        who(&file)
                     )));
                 }
             }
@@ -120,17 +119,32 @@ pub fn tenant(path: &Path) -> Option<Tenant> {
     holder(&File::open(path.join("LOCK")).ok()?)
 }
 
+/// Who holds this lock, in words.
+fn who(lock: &File) -> String {
+    match holder(lock) {
+        Some(Tenant { pid, address: Some(address), .. }) => format!("process {pid} at {address}"),
+        Some(Tenant { pid, .. }) => format!("process {pid}"),
+        None => "another process".into(),
+    }
+}
+
 /// Who holds this lock. One who only reads the directory has said nothing, and is not taken for who wrote last.
 fn holder(lock: &File) -> Option<Tenant> {
     match lock.try_lock_shared() {
         Err(TryLockError::WouldBlock) => said(lock),
-        _ => None,
+        Err(TryLockError::Error(_)) => None,
+        Ok(()) => {
+            // Of two who wait for it, none may keep the other from it.
+            let _ = lock.unlock();
+            None
+        }
     }
 }
 
 /// What is written in it.
 fn said(mut lock: &File) -> Option<Tenant> {
     let mut text = String::new();
+    lock.rewind().ok()?;
     lock.read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
 }

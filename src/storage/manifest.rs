@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::directory::sync;
 use super::error::Error;
-use super::layout::all_files;
+use super::layout::{all_files, is_empty};
 use crate::limits::SEGMENT_BYTES;
 
 /// The newest format that this build reads, and the one that it writes.
@@ -90,9 +90,12 @@ impl Manifest {
             let why = format!("{} is missing, though the rest of a data directory is there", path.display());
             return Error::Damaged(why).untouched();
         }
-        Error::Refused(format!(
-            "{shown} is not empty and has no MANIFEST: not a data directory of DynaRust; give another one"
-        ))
+        let what = match is_empty(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => "is not there",
+            Ok(true) => "is empty",
+            _ => "is not empty and has no MANIFEST: not a data directory of DynaRust",
+        };
+        Error::Refused(format!("{shown} {what}; give another one"))
     }
 
     /// Puts it in its place, on the disk.

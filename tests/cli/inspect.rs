@@ -248,8 +248,9 @@ fn what_is_no_data_directory_is_refused() {
     fs::write(dir.path().join("thesis.txt"), "years of work").expect("a file");
     refused_in_a_line(inspect(dir.path(), &["summary"]), 3, &["not a data directory"]);
     let missing = dir.path().join("missing");
-    refused_in_a_line(inspect(&missing, &["summary"]), 3, &[&missing.display().to_string()]);
+    refused_in_a_line(inspect(&missing, &["summary"]), 3, &[&missing.display().to_string(), "not there"]);
     assert!(!missing.exists());
+    refused_in_a_line(inspect(temporary().path(), &["summary"]), 3, &["is empty"]);
     let data = temporary();
     assert_eq!(Node::start(data.path(), &[]).stop().code(), Some(0));
     let nowhere = dir.path().join("nowhere");

@@ -217,7 +217,8 @@ fn who_is_evicted_as_it_leaves_is_told_so_and_out() {
         wait_until(SETTLED, "all know", || state(cluster.node(number), &leaver) == "none");
     }
     // It runs on with what it has, and says what it is.
-    wait_until(SOON, "it is out", || cluster.node(0).request("GET", "/ready", "").status == 503);
+    let ready = cluster.node(0).request("GET", "/ready", "");
+    assert!(ready.status == 503 && ready.text().contains("problem:out\""), "{}", ready.text());
     cluster.kill(0);
     cluster.settle();
 }
