@@ -129,28 +129,33 @@ impl Replica {
         bounds: Bounds,
         trees: &T,
     ) -> Result<Sweep, T::Error> {
+        // What was deleted is among them for as long as it is remembered here: who holds it still lets go of it, and must remember by
+        // what before the last piece tells that. So must who sweeps others then.
         let (mut entries, mut bytes, mut through) = (Vec::new(), 0, None);
         while (entries.len() as u64) < bounds.count && bytes < bounds.bytes {
             let from = through.as_ref().or(after.as_ref());
             let step = (bounds.count as usize - entries.len()).min(SWEEP_STEP_KEYS);
-            let held = trees.entries_after(from, step)?;
-            through = held.last().map(|(kind, key, _)| (*kind, key.clone()));
+            let mut held = trees.entries_after(from, step)?.into_iter();
             let end = held.len() < step;
-            bytes += held.iter().map(|(_, key, entry)| size(key, entry)).sum::<usize>();
-            entries.extend(held);
-            if end {
+            while bytes < bounds.bytes
+                && let Some((kind, key, entry)) = held.next()
+            {
+                bytes += size(&key, &entry);
+                through = Some((kind, key.clone()));
+                entries.push((kind, key, entry));
+            }
+            if end && held.len() == 0 {
                 through = None;
                 break;
             }
         }
-        // What does not live need not be listed: that says it. But a delete may have seen what lies beyond the target.
-        entries.retain(|(_, _, entry)| !entry.versions().is_empty() || !target.covers_all(entry.context()));
         Ok(Sweep { sender: self.me, target, vv: self.vv.clone(), after, through, entries })
     }
 
     /// Rule 5: takes a piece of a sweep in. Whatever lives here among its keys and is not listed, though the sender has
-    /// incorporated it, is dead. After the last piece everything up to its target is incorporated. `false` when the piece
-    /// is not the next one: then the sweep begins anew.
+    /// incorporated it, is dead. After the last piece everything up to its target is incorporated; until then the entry remembers
+    /// by what, if the sender does, lest a reader who goes on elsewhere sees it again, or this node when the sweep never ends.
+    /// `false` when the piece is not the next one: then the sweep begins anew.
     ///
     /// A piece of a comparison stands for itself. Two that have incorporated the same and hold different things do so by no
     /// rule: one of them has, or let go of, what only a disk that is gone could have told it, or two disks gave one name to two

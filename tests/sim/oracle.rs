@@ -71,6 +71,12 @@ impl Oracle {
         }
     }
 
+    /// The events of a key that have this one in their past.
+    pub fn took_the_place_of(&self, kind: Kind, key: &[u8], old: Dot) -> Vec<Dot> {
+        let events = self.events.iter().filter(|(_, event)| event.kind == kind && event.key == key);
+        events.filter(|(_, event)| event.past.contains(&old)).map(|(dot, _)| *dot).collect()
+    }
+
     /// Who has incorporated an event holds nothing that it replaced.
     pub fn incorporated(&self, vv: &VersionVector, holds: impl Fn(Kind, &[u8], Dot) -> bool) {
         for (dot, event) in self.events.iter().filter(|(dot, event)| !event.lost && vv.covers(**dot)) {

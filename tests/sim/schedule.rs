@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use dynarust::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
-use dynarust::replica::{Bounds, Courier, Entry, Kind, NodeId, Replaces, Token};
+use dynarust::replica::{Bounds, Courier, Entry, Kind, NodeId, Replaces, Token, VersionVector};
 
 use crate::network::{Body, Network};
 use crate::oracle::Oracle;
@@ -42,6 +42,7 @@ pub fn run(seed: u64) -> End {
         counts: Counts::default(),
         peace: false,
         lost: false,
+        forgotten: VersionVector::new(),
     };
     let first = world.new_machine(true);
     world.start(first, None);

@@ -32,6 +32,8 @@ pub struct World {
     pub peace: bool,
     /// Is some disk gone, or back at what it once was?
     pub lost: bool,
+    /// What entries had seen that anybody let go of.
+    pub forgotten: VersionVector,
 }
 
 /// How often the rare things happened: a simulation that never does them proves nothing.
@@ -146,6 +148,7 @@ impl World {
 
     pub fn seal(&mut self, at: usize, unit: Unit) {
         self.may_forget(at, &unit);
+        self.remembers(at, &unit);
         let (now_ms, jumped) = (self.now(at), !unit.jumped().is_empty());
         self.machines[at].seal(unit, now_ms);
         // Of a disk that is lost a piece may tell what nobody tells to its end; that shows, or is mended, when all are at rest.
@@ -157,9 +160,10 @@ impl World {
 
     /// What a unit lets go of, all whom its node waits for must have on their disks; but of one that was set back it may not
     /// have heard that yet.
-    fn may_forget(&self, at: usize, unit: &Unit) {
+    fn may_forget(&mut self, at: usize, unit: &Unit) {
         let node = &self.machines[at];
         let Some(process) = &node.process else { return };
+        self.forgotten.join(process.replica.forgotten());
         for touch in unit.changes() {
             let before = node.disk.entries.get(&(touch.kind, touch.key.clone())).map(Entry::context);
             let gone = before.into_iter().flat_map(VersionVector::iter);
@@ -170,6 +174,22 @@ impl World {
                     let has = other.me() != peer || other.gone || other.disk.vv.covers(dot);
                     assert!(has, "{dot} is forgotten, and {peer} lacks it");
                 }
+            }
+        }
+    }
+
+    /// Who reads that something is gone, and goes on elsewhere with what the node says that it has seen, must not see it again: of
+    /// whatever took its place the node has something, or remembers it, unless all who were waited for had it.
+    fn remembers(&self, at: usize, unit: &Unit) {
+        let Some(process) = self.machines[at].process.as_ref().filter(|_| !self.lost) else { return };
+        for touch in unit.changes() {
+            let context = touch.entry.context();
+            let told = |dot: Dot| {
+                process.replica.vv().covers(dot) || context.covers(dot) || self.forgotten.covers(dot)
+            };
+            for old in touch.gone.iter().filter(|old| !touch.entry.holds(old.dot)) {
+                let by = self.oracle.took_the_place_of(touch.kind, &touch.key, old.dot);
+                assert!(by.is_empty() || by.iter().any(|dot| told(*dot)), "{} went without a trace", old.dot);
             }
         }
     }
