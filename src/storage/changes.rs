@@ -56,13 +56,25 @@ impl Changes {
 
     /// The next row that every member has and in whose keys there may be something to forget.
     pub fn ripe(&mut self, replica: &Replica) -> Option<Kept> {
+        let row = self.next_ripe(replica)?;
+        self.forgotten += 1;
+        Some(row)
+    }
+
+    /// Is there one?
+    pub fn any_ripe(&mut self, replica: &Replica) -> bool {
+        self.next_ripe(replica).is_some()
+    }
+
+    /// The same, which it stays; those before it are done with.
+    fn next_ripe(&mut self, replica: &Replica) -> Option<Kept> {
         while let Some(row) = self.rows.get(self.forgotten).copied()
             && replica.stable(row.last())
         {
-            self.forgotten += 1;
             if row.leftover {
                 return Some(row);
             }
+            self.forgotten += 1;
         }
         None
     }

@@ -130,6 +130,8 @@ pub struct Committer {
     pass: Pass,
     /// Whom forgetting waits for.
     audience: Audience,
+    /// Is there something to do that nobody asks for?
+    goes_on: bool,
 }
 
 impl Committer {
@@ -159,6 +161,7 @@ impl Committer {
             look_ms: Some(0),
             pass: Pass::default(),
             audience: Audience::new(settings.forget_after.as_millis() as u64),
+            goes_on: false,
         }
     }
 
@@ -176,7 +179,7 @@ impl Committer {
 
     /// Waits for work when there is none, and takes all of it that fits into one commit; `true` when it is the last.
     fn gather(&mut self) -> bool {
-        let idle = self.batch.is_empty() && !self.pass.under_way();
+        let idle = self.batch.is_empty() && !self.goes_on;
         let mut next = if idle { self.wait() } else { self.poll() };
         let mut bytes = 0;
         loop {
@@ -270,8 +273,12 @@ impl Committer {
         if looks {
             self.look_ms = self.next_look(due, now_ms)?;
         }
+        // Members may have said all that it takes before the rows came, or while this commit was made: nobody wakes it then.
+        let replica = &self.replica;
+        let ripe = self.applier.changes().any_ripe(replica)
+            || self.pass.goes_on(|vv| vv.iter().all(|dot| replica.stable(dot)));
         let waits = self.applier.changes().waits() || self.pass.waits();
-        self.shared.heard.want(waits);
+        self.goes_on = self.shared.heard.want(waits) || ripe;
         Ok(())
     }
 
@@ -290,12 +297,12 @@ impl Committer {
         let roster = unit.changes().any(|touch| touch.kind == Kind::Membership);
         self.shared.watermark.begin(self.commit);
         self.applier.apply(unit, &mut self.replica, before, &self.shared, self.commit)?;
-        if self.applier.unforgotten() | self.replica.gave_up() {
-            self.pass.ask(self.replica.vv());
-        }
         if roster {
             // Before anybody reads the records: who sees them sees what follows from them.
             self.admit()?;
+        }
+        if self.applier.unforgotten() | self.replica.gave_up() {
+            self.pass.ask(self.replica.vv());
         }
         self.shared.publish(Published::of(&self.replica));
         self.shared.watermark.raise(self.commit);

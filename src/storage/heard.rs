@@ -56,9 +56,9 @@ impl Heard {
         }
         known.vv.join(vv);
         drop(said);
-        self.news.store(true, Ordering::Release);
+        self.news.store(true, Ordering::SeqCst);
         self.spoken.notify_waiters();
-        self.wanted.swap(false, Ordering::AcqRel)
+        self.wanted.swap(false, Ordering::SeqCst)
     }
 
     /// A member has no more than this, though it once said otherwise: it was set back.
@@ -84,9 +84,11 @@ impl Heard {
         self.spoken.notify_waiters();
     }
 
-    /// The committer wants to be woken by the next word, or not.
-    pub fn want(&self, wanted: bool) {
-        self.wanted.store(wanted, Ordering::Release);
+    /// The committer wants to be woken by the next word, or not. `true` when it has come already: nobody wakes it for that.
+    #[must_use]
+    pub fn want(&self, wanted: bool) -> bool {
+        self.wanted.store(wanted, Ordering::SeqCst);
+        wanted && self.news.load(Ordering::SeqCst)
     }
 
     /// What has been said, if the committer has something to read in it.

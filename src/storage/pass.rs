@@ -27,9 +27,9 @@ impl Pass {
         self.begun
     }
 
-    /// Is it on its way?
-    pub fn under_way(&self) -> bool {
-        self.begun
+    /// Would [`Pass::begins`] find a step to do?
+    pub fn goes_on(&self, stable: impl Fn(&VersionVector) -> bool) -> bool {
+        self.begun || self.asked.as_ref().is_some_and(stable)
     }
 
     /// Does it wait for a member to say that it has something?
