@@ -43,6 +43,13 @@ pub const TAGS_MAX: usize = 64;
 /// Most siblings that local writes may pile up under one key with stale causality tokens.
 pub const SIBLINGS_MAX: usize = 32;
 
+/// Most bytes of values that local writes may pile up so: three nodes may do it at the same time, and the entry still travels
+/// whole, to members, into a backup and an export.
+pub const SIBLINGS_BYTES_MAX: u64 = 128 << 20;
+
+const _: () = assert!(2 * VALUE_BYTES_MAX as u64 <= SIBLINGS_BYTES_MAX);
+const _: () = assert!(3 * SIBLINGS_BYTES_MAX < (PEER_BODY_BYTES_MAX - FRAME_BYTES_MAX) as u64);
+
 /// Larger values leave the leaf and are stored in chunks: sled rewrites a leaf of up to 20 items every ten updates.
 pub const VALUE_INLINE_BYTES_MAX: usize = 4 << 10;
 
@@ -239,8 +246,7 @@ pub const LISTINGS_MAX: usize = 4;
 /// the largest frames.
 pub const RECENT_BYTES: usize = 8 << 20;
 
-/// How many keys are read at a time for a piece of a sweep, between looks at its size.
-/// So many large values may go beyond the bound.
+/// How many keys are read at a time for a piece of a sweep. What of them is beyond its size waits for the next piece.
 pub const SWEEP_STEP_KEYS: usize = 4;
 
 /// Bytes of a row of the change log from which on the next event opens another one.
@@ -275,8 +281,14 @@ pub const SWEEP_KEYS: (u64, u64) = (512, 4_096);
 /// A piece that takes longer to be answered is followed by a larger one, in ms: several times what a commit takes.
 pub const SWEEP_ANSWER_MS: u64 = 50;
 
-/// Largest body of a message between nodes: an entry travels whole, with as many siblings as it may have.
+/// Largest body of a message between nodes: an entry travels whole, with as many siblings as several nodes may give it.
 pub const PEER_BODY_BYTES_MAX: usize = 512 << 20;
+
+/// How often the log says that two processes run under one id, in ms.
+pub const TWINS_TOLD_MS: u64 = 60_000;
+
+/// Largest question to be taken in, which anybody may ask: the events of so many thousand ids as no cluster comes to have.
+pub const JOIN_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of each that do not count there.
 pub const PEER_BODY_BYTES_SMALL: usize = 64 << 10;
@@ -353,6 +365,10 @@ pub const MEMBER_SINCE_AHEAD_MS_MAX: u64 = 24 * 3_600_000;
 /// are not.
 pub const EVICTED_TOLD_MS: u64 = 10_000;
 
+/// How long nodes with data of their own that are started at the same time, and told to join each other, let one of them take the
+/// others in, in ms: a few rounds. Who is told a node that is not there, or hangs, is of use to others after that.
+pub const JOIN_RIVALS_MS: u64 = 2_000;
+
 /// How long new nodes that wait for each other in a ring do so, in ms: longer than a chain of them takes, in which one is taken
 /// in after the other. So long they found no cluster either when a node has taken their message and did not answer: it may have
 /// taken them in.
@@ -402,7 +418,7 @@ pub const COMPARE_PAUSE_MS: (u64, u64) = (60_000, 3_600_000);
 /// the member's log whole.
 pub const SWEEP_RATHER_EVENTS: (u64, u64) = (65_536, 4);
 
-/// Longest line of an export: a key travels whole, with as many siblings as it may have.
+/// Longest line of an export: a key travels whole, with as many siblings as several nodes may give it.
 pub const LINE_BYTES_MAX: usize = PEER_BODY_BYTES_MAX;
 
 /// Default of `--retry-seconds`: longer than a node takes to stop and start again.

@@ -67,7 +67,13 @@ impl Client {
             status => {
                 let detail = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
                 let detail = detail.and_then(|problem| problem["detail"].as_str().map(str::to_owned));
-                Err(Error::Unreachable(format!("it answered {status}: {}", detail.unwrap_or_default())))
+                let answer = format!("it answered {status}: {}", detail.unwrap_or_default());
+                // A client's mistake stays one however often it is made.
+                Err(if status.is_client_error() {
+                    Error::Unreadable(answer)
+                } else {
+                    Error::Unreachable(answer)
+                })
             }
         }
     }

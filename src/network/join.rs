@@ -12,7 +12,7 @@ use super::wire::{Claim, Envelope, Join, Joined, Message, Pulse, Refusal, Reply,
 use super::{House, NOWHERE, Secret};
 use crate::limits::PEER_ANSWER_MS;
 use crate::peers::{Arrival, is_loopback};
-use crate::replica::{Dot, NodeId, Records, VersionVector};
+use crate::replica::{Dot, NodeId, Records, VersionVector, check_vector};
 use crate::storage::{self, Action, Parcel};
 
 /// What a member is asked, and what of it counts when the answer has come.
@@ -53,7 +53,7 @@ impl Question {
             advertise = house.address_from_elsewhere().await;
         }
         let Question { since_ms, claim, .. } = *self;
-        let (vv, left) = (house.store.published().vv.clone(), house.store.left()?);
+        let (vv, left) = (house.goal(&house.store.published().vv), house.store.left()?);
         let (for_ms, port) = (house.age_ms(), listen.port());
         let join = Join { members, since_ms, claim, for_ms, vv, ticket, left, advertise, port };
         let limit = Duration::from_millis(PEER_ANSWER_MS);
@@ -89,8 +89,9 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
     let Question { cluster, since_ms, claim } = question;
     let again = matches!(claim, Claim::Again { .. });
     match answer.body {
-        Reply::Joined(Joined { address: known_as, roster, vv }) => {
-            roster.check().map_err(|e| Error::Unreadable(e.to_string()))?;
+        Reply::Joined(Joined { address: known_as, roster, vv, goal }) => {
+            let checked = roster.check().and_then(|()| check_vector(&goal));
+            checked.map_err(|e| Error::Unreadable(e.to_string()))?;
             if !roster.compares() || !roster.vv.is_empty() {
                 return Err(Error::Unreadable("its list of members promises something".into()));
             }
@@ -103,6 +104,12 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 return Err(Error::Ended);
             }
             let adopts = cluster != answer.cluster;
+            let comes = house.peers.arrival().is_some();
+            if comes {
+                // Before it belongs there, or is a member: it may be killed in between.
+                let noted = house.store.arrive(Some(goal.clone())).await;
+                noted.map_err(|e| Error::Unreachable(e.to_string()))?;
+            }
             if adopts {
                 let adopted = house.store.adopt(answer.cluster).await;
                 adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
@@ -112,7 +119,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
             let told = roster.entries.iter().find(|(_, its, _)| *its == key);
             let told = told.map(|(.., entry)| Records::told(entry)).unwrap_or_default();
             // Who does not know the others takes them for strangers.
-            let taken = house.store.take(Parcel::Sweep(roster)).await;
+            let taken = house.store.take(Parcel::Sweep(roster), None).await;
             taken.map_err(|e| Error::Unreachable(e.to_string()))?;
             if told.standing().is_none() {
                 // It may have known the node, as a member that it is no more. Then the node is told by the mark that came.
@@ -125,10 +132,8 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 let why = "it has not heard yet that this node was evicted, or left";
                 return Err(Refusal::NotNow(why.into()).into());
             }
-            if house.peers.arrival().is_some() {
-                let noted = house.store.arrive(Some(vv.clone())).await;
-                noted.map_err(|e| Error::Unreachable(e.to_string()))?;
-                house.peers.arrive(Some(Arrival::Behind(vv)));
+            if comes {
+                house.peers.arrive(Some(Arrival::Behind(goal)));
             }
             if !house.store.is_member(answer.from) {
                 if !house.fellows().is_empty() {

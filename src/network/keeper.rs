@@ -38,6 +38,8 @@ pub async fn keep(house: Arc<House>, beats: mpsc::Receiver<Beat>, addresses: Vec
         tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
         look = feed.has_changed().unwrap_or(true);
         feed.mark_unchanged();
+        // It tells of what is about to be on the disk, and who is a member is known when it is.
+        house.store.settled().await;
     }
 }
 

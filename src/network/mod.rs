@@ -28,6 +28,7 @@ mod swim;
 mod wire;
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,13 +80,13 @@ pub struct Door {
     house: OnceLock<Arc<House>>,
     askers: Askers,
     /// Bytes of messages that may yet come in.
-    room: Semaphore,
+    room: Arc<Semaphore>,
 }
 
 impl Door {
     /// A door that is still shut: peers are told that the node starts.
     pub fn new(secret: Option<Secret>) -> Door {
-        let room = Semaphore::new(PEER_BODIES_BYTES_MAX);
+        let room = Arc::new(Semaphore::new(PEER_BODIES_BYTES_MAX));
         Door { secret, house: OnceLock::new(), askers: Askers::default(), room }
     }
 
@@ -138,6 +139,10 @@ struct House {
     stays_by: Mutex<Vec<String>>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
+    /// Does nothing come any more of what it lacks, though all members are up? Then whoever had it is gone for good.
+    stalls: AtomicBool,
+    /// When the log last said that two run under one id.
+    twins_told: Mutex<Option<Instant>>,
     /// Where packets of SWIM go.
     pulse: mpsc::Sender<Beat>,
     /// The mark of the eviction that this node came back from when it was started.
@@ -163,13 +168,15 @@ impl Network {
             run: (settings.random)(),
             address: Mutex::new(reach::first_address(&store, &settings).await),
             runs: Mutex::new(Runs::default()),
-            rivals: Mutex::new(Rivals::default()),
+            rivals: Mutex::new(Rivals::of(!settings.join.is_empty())),
             ways: Ways::default(),
             adopting: tokio::sync::Mutex::new(()),
             joined: Mutex::new(None),
             member_of: Mutex::new(None),
             stays_by: Mutex::new(Vec::new()),
             sweeper: Mutex::new(None),
+            stalls: AtomicBool::new(false),
+            twins_told: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),
             store,
@@ -180,8 +187,11 @@ impl Network {
             let _ = house.came_with.set(mark);
         }
         let comes_with_nothing = || house.fellows().is_empty() && house.store.published().totals.keys == 0;
+        // Who was killed as it was taken in asks again; who left before it had all still lacks that.
         if !house.settings.join.is_empty() && comes_with_nothing() {
             house.peers.arrive(Some(Arrival::Asking));
+        } else {
+            house.peers.arrive(house.store.arriving()?.map(Arrival::Behind));
         }
         // Who has taken it in already is asked first: by another one that has not heard of that it would be in twice.
         let mut addresses = meet::meet(&house).await?;
@@ -195,8 +205,7 @@ impl Network {
         if !addresses.is_empty() && house.peers.arrival().is_none() && comes_with_nothing() {
             house.peers.arrive(Some(Arrival::Asking));
         }
-        if let Some(goal) = house.store.arriving()? {
-            house.peers.arrive(Some(Arrival::Behind(goal)));
+        if let Some(Arrival::Behind(_)) = house.peers.arrival() {
             for id in house.others() {
                 // Its former id's may be its own.
                 addresses.extend(house.reach(id).await.filter(|address| *address != house.address()));

@@ -8,13 +8,16 @@ use actix_web::http::{Method, header};
 use actix_web::web::{BytesMut, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_core::Stream;
-use tokio::sync::{SemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::error::Error;
 use super::pulse::Beat;
 use super::wire::{self, Envelope, Message, Pulse, Refusal, Reply};
 use super::{Door, House};
-use crate::limits::{PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BODY_BYTES_SMALL, PEER_BYTES_PER_MS_LEAST};
+use crate::limits::{
+    JOIN_BYTES_MAX, PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BODY_BYTES_SMALL, PEER_BYTES_PER_MS_LEAST,
+    TWINS_TOLD_MS,
+};
 use crate::replica::{NodeId, VersionVector};
 use crate::storage::{Parcel, Rejection};
 
@@ -73,8 +76,12 @@ pub async fn answer(
         return Ok(HttpResponse::Ok().json(left));
     }
     let unreadable = |e: Error| Denied::Unreadable(e.to_string());
-    let (body, _room) = body(door, payload).await?;
+    let (body, room) = body(door, payload).await?;
     let (cluster, from, to) = wire::glance(&body).map_err(unreadable)?;
+    if to.is_none() && body.len() > JOIN_BYTES_MAX {
+        let what = format!("a question to be taken in has at most {JOIN_BYTES_MAX} bytes");
+        return Err(Denied::Unreadable(what));
+    }
     let stranger = from != house.store.me() && !house.store.is_member(from);
     let refused = to.filter(|_| stranger).and_then(|to| house.knows((cluster, from, to)).err());
     let reply = match refused {
@@ -83,7 +90,7 @@ pub async fn answer(
             let envelope: Envelope<Message> = wire::decode(&body).map_err(unreadable)?;
             drop(body);
             let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-            house.reply(envelope, request.peer_addr(), host.map(str::to_owned)).await
+            house.reply(envelope, (request.peer_addr(), host.map(str::to_owned)), room).await
         }
     };
     let bytes = wire::encode(&house.envelope(reply)).map_err(unreadable)?;
@@ -91,8 +98,9 @@ pub async fn answer(
 }
 
 /// What is sent, and the room that it takes, for as long as it is held.
-async fn body<'a>(door: &'a Door, payload: &mut Payload) -> Result<(BytesMut, SemaphorePermit<'a>), Denied> {
-    let (mut whole, mut room) = (BytesMut::new(), door.room.try_acquire_many(0).map_err(|_| Denied::Busy)?);
+async fn body(door: &Door, payload: &mut Payload) -> Result<(BytesMut, OwnedSemaphorePermit), Denied> {
+    let take = |bytes| door.room.clone().try_acquire_many_owned(bytes).map_err(|_| Denied::Busy);
+    let (mut whole, mut room) = (BytesMut::new(), take(0)?);
     let began = tokio::time::Instant::now();
     loop {
         let piece = std::future::poll_fn(|cx| Pin::new(&mut *payload).poll_next(cx));
@@ -110,7 +118,7 @@ async fn body<'a>(door: &'a Door, payload: &mut Payload) -> Result<(BytesMut, Se
         whole.extend_from_slice(&piece);
         // Small ones always have room, or who is alive would not be heard: connections bound them.
         let more = whole.len().saturating_sub(PEER_BODY_BYTES_SMALL).min(piece.len());
-        room.merge(door.room.try_acquire_many(more as u32).map_err(|_| Denied::Busy)?);
+        room.merge(take(more as u32)?);
     }
     Ok((whole, room))
 }
@@ -119,8 +127,8 @@ impl House {
     async fn reply(
         self: &Arc<House>,
         envelope: Envelope<Message>,
-        seen_as: Option<std::net::SocketAddr>,
-        reached_as: Option<String>,
+        (seen_as, reached_as): (Option<std::net::SocketAddr>, Option<String>),
+        room: OwnedSemaphorePermit,
     ) -> Reply {
         let Envelope { cluster, from, run, now_ms, address, body } = envelope;
         let me = self.store.me();
@@ -132,9 +140,7 @@ impl House {
         let mut least = 0;
         if self.store.is_member(from) {
             let Some(heard) = self.hear(from, run) else {
-                log::error!(
-                    "two processes run under the node id {from}: one of them on a copied data directory"
-                );
+                self.tell_of_twins(from);
                 return Reply::Refused(Refusal::Twin);
             };
             self.asked(from);
@@ -183,10 +189,19 @@ impl House {
                 Parcel::Sweep(sweep)
             }
         };
-        match self.store.take(taken).await {
+        match self.store.take(taken, Some(room)).await {
             Ok(vv) => Reply::Have(vv),
             Err(Rejection::DiskFull) => Reply::Refused(Refusal::NotNow("its disk is full".into())),
             Err(rejection) => Reply::Refused(Refusal::NotNow(rejection.to_string())),
+        }
+    }
+
+    /// Each of them goes on asking.
+    fn tell_of_twins(&self, id: NodeId) {
+        let mut told = self.twins_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= Duration::from_millis(TWINS_TOLD_MS)) {
+            *told = Some(Instant::now());
+            log::error!("two processes run under the node id {id}: one of them on a copied data directory");
         }
     }
 

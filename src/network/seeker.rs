@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,12 +17,13 @@ use super::error::Error;
 use super::join::ask_to_join;
 use super::wire::Refusal;
 use crate::limits::{
-    JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX, ROSTER_LOOK_MS,
+    JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_RIVALS_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX,
+    ROSTER_LOOK_MS,
 };
-use crate::peers::Arrival;
-use crate::replica::{NodeId, VersionVector};
+use crate::peers::{Arrival, Liveness};
+use crate::replica::{Dot, NodeId, VersionVector};
 
-/// Nodes that come with nothing, all with join addresses, and that nobody has taken in: if each took in whoever asked first, they
+/// Nodes that are alone, all with join addresses, and that nobody has taken in: if each took in whoever asked first, they
 /// would end in several clusters. So one takes others in only if all whom it asks wait for it as well, and have higher ids. Of
 /// those who wait for each other in a ring nobody does so, until it has taken too long.
 #[derive(Default)]
@@ -32,9 +34,25 @@ pub(super) struct Rivals {
     asks: BTreeSet<NodeId>,
     /// Does this node take others in?
     founds: bool,
+    /// Is it still to be taken in itself?
+    seeks: bool,
+    /// Since when it asks.
+    since: Option<Instant>,
 }
 
 impl Rivals {
+    /// Nobody has asked yet a node that is to be taken in, or is not.
+    pub(super) fn of(seeks: bool) -> Rivals {
+        Rivals { seeks, ..Rivals::default() }
+    }
+
+    /// Is the node to be taken in before it takes others in, though it has data of its own? Not for long: a new one has nothing
+    /// to give.
+    pub(super) fn seek(&self) -> bool {
+        let early = |since: Instant| since.elapsed() < Duration::from_millis(JOIN_RIVALS_MS);
+        self.seeks && self.since.is_none_or(early)
+    }
+
     /// One more asks this node; `true` when it takes others in.
     pub(super) fn is_asked_by(&mut self, rival: NodeId) -> bool {
         if self.asks.len() < RIVALS_MAX {
@@ -49,6 +67,7 @@ impl Rivals {
 /// unless the node was leaving and could not.
 pub(super) async fn seek(house: Arc<House>, addresses: Vec<String>) {
     let mut seeker = Seeker::new(&house, addresses);
+    house.rivals().since = Some(seeker.began);
     loop {
         if house.is_over().await {
             tokio::time::sleep(Duration::from_millis(ROSTER_LOOK_MS)).await;
@@ -56,6 +75,7 @@ pub(super) async fn seek(house: Arc<House>, addresses: Vec<String>) {
         }
         seeker.look().await;
         seeker.ask_deniers().await;
+        house.rivals().seeks = seeker.seeks;
         let pause = match seeker.seeks {
             true => {
                 seeker.round().await;
@@ -92,7 +112,7 @@ struct Seeker<'a> {
     came: Option<(Came, Instant)>,
 }
 
-/// What clients of this node write is no news; of a sweep the vector shows the end only.
+/// How much of what it lacks: what is written meanwhile is no news. Of a sweep the vector shows the end only.
 type Came = (VersionVector, Option<(NodeId, Instant)>);
 
 impl Seeker<'_> {
@@ -118,29 +138,36 @@ impl Seeker<'_> {
         let others = house.others();
         match house.peers.arrival() {
             Some(Arrival::Behind(goal)) => {
-                let mut vv = house.store.published().vv.clone();
+                let vv = house.store.published().vv.clone();
                 let lacks = !vv.covers_all(&goal);
-                if lacks && others.is_empty() {
+                let alone = others.is_empty() && !self.seeks;
+                if lacks && alone {
                     log::warn!(
                         "this node had not yet all that its cluster had, and is the last member now: the rest is lost"
                     );
                 }
-                if !lacks || others.is_empty() {
+                if !lacks || alone {
                     house.peers.arrive(None);
                     // Should it not be noted, it is seen to be so at the next start.
                     let _ = house.store.arrive(None).await;
                 } else {
-                    vv.retain(|origin| origin != house.store.me());
-                    let came = (vv, house.sweeper());
+                    let so_far = |dot: Dot| Dot::new(dot.origin, vv.get(dot.origin).min(dot.seq));
+                    let came = (goal.iter().map(so_far).collect(), house.sweeper());
                     match &self.came {
                         Some((before, since)) if *before == came => {
                             // What its sponsor had may be lost with that one's disk: another one is to say what there is.
                             if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
+                                let up = |id: &NodeId| house.peers.get(*id).liveness == Liveness::Alive;
+                                house.stalls.store(others.iter().all(up), Ordering::Relaxed);
                                 self.came = None;
                                 self.seek_again(Vec::new()).await;
                             }
                         }
-                        _ => self.came = Some((came, Instant::now())),
+                        Some(_) => {
+                            house.stalls.store(false, Ordering::Relaxed);
+                            self.came = Some((came, Instant::now()));
+                        }
+                        None => self.came = Some((came, Instant::now())),
                     }
                 }
             }

@@ -256,12 +256,13 @@ impl Shipper {
             Error::Refused(Refusal::NotNow(_)) => self.refused = Refused::default(),
             // It knows that already, and has said so.
             Error::Refused(Refusal::Stranger) if self.house.store.is_out() => {}
-            Error::Secret | Error::Protocol { .. } | Error::Refused(_) => {
-                if self.refused.again() {
-                    log::error!("member {} takes nothing from this node: {error}", self.peer);
-                }
+            Error::Secret | Error::Protocol { .. } | Error::Refused(_) | Error::Unreadable(_)
+                if self.refused.again() =>
+            {
+                log::error!("member {} takes nothing from this node: {error}", self.peer);
             }
-            _ => self.refused = Refused::default(),
+            // What it thinks of this node is not known.
+            _ => {}
         }
     }
 }

@@ -4,12 +4,13 @@
 //! started. What it asks may have been under way when that was done: so nobody is taken in by the first word, but with a ticket.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use super::wire::{Claim, Join, Joined, Refusal, Reply, Ticket};
 use super::{House, NOWHERE, is_concrete};
 use crate::limits::{MEMBER_SINCE_AHEAD_MS_MAX, PEER_ANSWER_MS};
 use crate::peers::{Arrival, canonical};
-use crate::replica::{NodeId, Records, check_vector};
+use crate::replica::{NodeId, Records, VersionVector, check_vector};
 use crate::storage::{Action, Rejection};
 
 impl House {
@@ -36,10 +37,7 @@ impl House {
             // Who came in by it would be out as well.
             return Reply::Refused(Refusal::NotNow("it is no member itself any more".into()));
         }
-        if join.members <= 1
-            && self.peers.arrival() == Some(Arrival::Asking)
-            && !self.rivals().is_asked_by(from)
-        {
+        if join.members <= 1 && self.seeks_alone() && !self.rivals().is_asked_by(from) {
             return Reply::Refused(Refusal::Asking(self.store.me()));
         }
         let Ok(_adopting) = self.adopting.try_lock() else {
@@ -71,17 +69,17 @@ impl House {
                            it with this node's address to join by";
                 return Reply::Refused(Refusal::Malformed(why.into()));
             }
-            if let Err(e) = self.store.adopt(cluster).await {
-                return Reply::Refused(Refusal::NotNow(e.to_string()));
-            }
-            log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
             if self.peers.arrival() == Some(Arrival::Asking) {
-                // As if it had been taken in; when the other is a member.
+                // As if it had been taken in; when the other is a member. Before it belongs there: it may be killed in between.
                 if let Err(e) = self.store.arrive(Some(join.vv.clone())).await {
                     return Reply::Refused(Refusal::NotNow(e.to_string()));
                 }
                 goal = Some(join.vv);
             }
+            if let Err(e) = self.store.adopt(cluster).await {
+                return Reply::Refused(Refusal::NotNow(e.to_string()));
+            }
+            log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
             // It does not begin to be a member by that, or it would be one again though it was evicted.
             since_ms = join.since_ms;
         } else if cluster != mine {
@@ -113,10 +111,28 @@ impl House {
         }
         // In this order: what the vector covers is in the roster, or was superseded.
         let vv = self.store.published().vv.clone();
+        let goal = self.goal(&vv);
         match self.store.roster().await {
-            Ok(roster) => Reply::Joined(Joined { address, roster, vv }),
+            Ok(roster) => Reply::Joined(Joined { address, roster, vv, goal }),
             Err(e) => Reply::Refused(Refusal::NotNow(e.to_string())),
         }
+    }
+
+    /// Is it told to join, in and of nothing yet?
+    fn seeks_alone(&self) -> bool {
+        self.peers.arrival() == Some(Arrival::Asking) || (self.fellows().is_empty() && self.rivals().seek())
+    }
+
+    /// What there is in the cluster, as far as this node knows, which has so much of it: whoever comes in by one that has not
+    /// arrived itself must not take that for all.
+    pub(super) fn goal(&self, vv: &VersionVector) -> VersionVector {
+        let mut goal = vv.clone();
+        if let Some(Arrival::Behind(lacks)) = self.peers.arrival()
+            && !self.stalls.load(Ordering::Relaxed)
+        {
+            goal.join(&lacks);
+        }
+        goal
     }
 
     /// Did this process give it no longer ago than its sender waits for an answer?

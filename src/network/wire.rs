@@ -145,6 +145,8 @@ pub struct Joined {
     pub roster: Sweep,
     /// What the node that took it in has now.
     pub vv: VersionVector,
+    /// What there is in the cluster, as far as that node knows: it may not have all of it itself.
+    pub goal: VersionVector,
 }
 
 /// What a node answers.

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::apply::Applier;
 use super::audience::Audience;
@@ -35,7 +35,7 @@ use super::watchdog::Watchdog;
 use super::{Published, Settings, Shared};
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_DISCARD_BYTES_MAX, COMMIT_WRITES_MAX, EXPIRED_PER_COMMIT_MAX, EXPIRY_GRACE_MS,
-    EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS, FORGET_PER_COMMIT_MAX, SIBLINGS_MAX,
+    EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS, FORGET_PER_COMMIT_MAX, SIBLINGS_BYTES_MAX, SIBLINGS_MAX,
 };
 use crate::replica::{
     Dot, Entry, Kind, NodeId, Place, Replaces, Replica, Token, Trees as _, Unit, Value, Version,
@@ -46,8 +46,8 @@ use crate::replica::{
 pub enum Message {
     /// Do this, and answer.
     Write(Request, oneshot::Sender<Result<Written, Rejection>>),
-    /// Take this in, and answer what is incorporated then.
-    Take(Parcel, oneshot::Sender<Result<VersionVector, Rejection>>),
+    /// Take this in, and answer what is incorporated then. The room in memory that it takes is held until that is done.
+    Take((Parcel, Option<OwnedSemaphorePermit>), oneshot::Sender<Result<VersionVector, Rejection>>),
     /// Remember this of the node.
     Note(Note, oneshot::Sender<Result<(), Rejection>>),
     /// A member has said what it has: something that waits for that may go on.
@@ -83,7 +83,7 @@ impl From<Error> for Refusal {
 /// What is to be done in a commit, and whom to answer.
 enum Asked {
     Write(Request, oneshot::Sender<Result<Written, Rejection>>),
-    Take(Parcel, oneshot::Sender<Result<VersionVector, Rejection>>),
+    Take((Parcel, Option<OwnedSemaphorePermit>), oneshot::Sender<Result<VersionVector, Rejection>>),
     Note(Note, oneshot::Sender<Result<(), Rejection>>),
 }
 
@@ -92,7 +92,7 @@ impl Asked {
     fn bytes(&self) -> usize {
         match self {
             Asked::Write(Request { action: Action::Put(text, _), .. }, _) => text.len(),
-            Asked::Take(parcel, _) => parcel.bytes(),
+            Asked::Take((parcel, _), _) => parcel.bytes(),
             _ => 0,
         }
     }
@@ -250,7 +250,9 @@ impl Committer {
                     writes += 1;
                     Answer::Written(reply, refused(self.perform(request, now_ms))?)
                 }
-                Asked::Take(parcel, reply) => Answer::Taken(reply, refused(self.take(&parcel, now_ms))?),
+                Asked::Take((parcel, _room), reply) => {
+                    Answer::Taken(reply, refused(self.take(&parcel, now_ms))?)
+                }
                 Asked::Note(note, reply) => {
                     self.note(&note)?;
                     Answer::Noted(reply)
@@ -434,7 +436,9 @@ impl Committer {
                 (None, None)
             }
             Action::Put(text, ttl_ms) => {
-                if held.dots().filter(|&dot| kept(dot)).count() >= SIBLINGS_MAX {
+                let siblings = || held.versions().iter().filter(|version| kept(version.dot));
+                let bytes = text.len() as u64 + siblings().map(|version| version.value.bytes()).sum::<u64>();
+                if siblings().count() >= SIBLINGS_MAX || bytes > SIBLINGS_BYTES_MAX {
                     return refuse(Rejection::TooManySiblings);
                 }
                 (Some(text), ttl_ms)

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::TrySendError;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::committer::Message;
 use super::shipping::{self, Next};
@@ -24,10 +24,15 @@ impl Store {
         self.shown(move || shipping::roster(&inner.trees, &inner.shared, me)).await
     }
 
-    /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back.
-    pub async fn take(&self, parcel: Parcel) -> Result<VersionVector, Rejection> {
+    /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back. The room that it takes in
+    /// memory is held until then, whether or not anybody still waits.
+    pub async fn take(
+        &self,
+        parcel: Parcel,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<VersionVector, Rejection> {
         let (reply, answer) = oneshot::channel();
-        self.post(Message::Take(parcel, reply)).await?;
+        self.post(Message::Take((parcel, room), reply)).await?;
         answer.await.unwrap_or(Err(Rejection::Stopping))
     }
 

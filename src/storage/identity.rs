@@ -44,7 +44,6 @@ impl Note {
                     Some(addresses) => trees.meta.insert(meta::BACK_TO, addresses.join("\n").into_bytes())?,
                     None => trees.meta.remove(meta::BACK_TO)?,
                 };
-                trees.meta.remove(meta::ARRIVING)?;
                 replace(trees, meta::CLUSTER, NodeId::NOBODY, meta::LEFT)?;
             }
             Note::Node(id) => {

@@ -232,7 +232,7 @@ mod tests {
             Next::Frame(frame) if !sweeps => Parcel::Frame(frame),
             _ => Parcel::Sweep(from.sweep_for(target, None, MANY_KEYS).await.expect("all of it")),
         };
-        let vv = to.take(parcel).await.expect("taken");
+        let vv = to.take(parcel, None).await.expect("taken");
         from.acknowledge(to.me(), &vv);
     }
 

@@ -150,7 +150,7 @@ async fn fill(store: &Store, head: &Head, into_cluster: bool, blocks: &mut Block
             }
         };
         let parcel = parcel.map_err(|what| Error::Node(format!("what the backup holds can't be: {what}")))?;
-        store.take(parcel).await.map_err(not_taken)?;
+        store.take(parcel, None).await.map_err(not_taken)?;
     }
     // Without one the reader has said that it is cut off.
     end.ok_or_else(|| Error::Node("the backup has no end".into()))

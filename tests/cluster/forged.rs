@@ -3,7 +3,7 @@
 
 use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows};
 use crate::support::{Node, Response, SOON, binary, wait_until};
-use dynarust::limits::{PEER_ANSWER_MS, SEQ_MAX};
+use dynarust::limits::{JOIN_BYTES_MAX, PEER_ANSWER_MS, SEQ_MAX};
 use dynarust::replica::{
     Change, Digest, Dot, Entry, Frame, Hlc, Kind, NodeId, Range, Value, Version, VersionVector,
 };
@@ -149,6 +149,23 @@ impl Rogue {
 
 fn range(origin: NodeId, after: u64, through: u64) -> Range {
     Range { origin, after, through, changes: Vec::new() }
+}
+
+/// Anybody may ask to be taken in, and what is sent takes many times its bytes in memory.
+#[test]
+fn a_question_to_be_taken_in_is_small() {
+    let cluster = Cluster::start(1);
+    let rogue = Rogue::before(cluster.node(0));
+    let asks = |events: u64| {
+        let mut join = rogue.alone(None, "127.0.0.1:1", None, (NEW, 0));
+        if let Message::Join { vv, .. } = &mut join {
+            *vv = (1..=events).map(|origin| Dot::new(NodeId(origin << 40), 1)).collect();
+        }
+        say(cluster.node(0), &rogue.envelope(join))
+    };
+    assert_eq!(asks(1_000).status, 200);
+    let told = asks(JOIN_BYTES_MAX as u64);
+    assert!(told.status == 400 && told.text().contains("to be taken in"), "{}", told.text());
 }
 
 #[test]

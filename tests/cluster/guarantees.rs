@@ -266,3 +266,20 @@ fn many_writes_of_few_keys_are_caught_up_with_by_the_keys() {
     let log = cluster.node(0).log();
     assert!(log.contains("so many that everything takes less"), "{log}");
 }
+
+/// Each was written by who had seen none of the others. What no member could be sent is refused, and holds nothing else up.
+#[test]
+fn siblings_take_no_more_bytes_than_can_be_sent() {
+    let cluster = Cluster::with(2, &["--max-value-bytes", "67108864"]);
+    let first = put(cluster.node(0), "k", "x").json()["version"].as_str().unwrap().to_owned();
+    let large = format!("{{\"value\": \"{}\"}}", "x".repeat(60 << 20));
+    let spent = [("Causality-Token", first.as_str())];
+    let told = [(); 3].map(|()| {
+        let answer =
+            cluster.node(0).request_with("PUT", "/key/k?w=2&timeout_ms=30000", &spent, large.as_bytes());
+        (answer.status, answer.text().contains("too-many-siblings"))
+    });
+    assert_eq!(told, [(200, false), (200, false), (409, true)]);
+    assert_eq!(put(cluster.node(0), "after?w=2", "y").status, 201);
+    cluster.settle();
+}

@@ -10,6 +10,7 @@
 mod support;
 
 mod arrivals;
+mod arriving;
 mod cluster;
 mod departures;
 mod evictions;

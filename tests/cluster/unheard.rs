@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Runs the node of this number at this address, with these flags.
-fn up_at(cluster: &mut Cluster, number: usize, address: SocketAddr, flags: &[&str]) {
+pub fn up_at(cluster: &mut Cluster, number: usize, address: SocketAddr, flags: &[&str]) {
     let mut command = Command::new(binary());
     command.arg(address.to_string()).args(flags).arg("--data-dir").arg(cluster.dir(number));
     cluster.nodes[number] = Some(Node::launch(command).expect("it serves"));

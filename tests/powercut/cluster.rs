@@ -198,7 +198,7 @@ pub fn totals(found: &Found) -> (u64, u64, String) {
 pub async fn give(store: Store, id: u64, offer: Offer) -> VersionVector {
     let parcel = offer.parcel();
     note(Note::Offered { id, offer });
-    let vv = match store.take(parcel).await {
+    let vv = match store.take(parcel, None).await {
         Ok(vv) => vv,
         // The crash has forgotten how far the sweep was: nothing was taken, and it begins anew.
         Err(Rejection::OutOfTurn) => store.published().vv.clone(),

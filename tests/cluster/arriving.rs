@@ -1,0 +1,229 @@
+//! Nodes that are on their way into a cluster: they count as ready when they have what there is, whatever comes in between.
+
+use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, state};
+use crate::departures::with_one_behind_a_line;
+use crate::proxy::{Line, Proxy};
+use crate::support::{Node, SOON, binary, wait_until};
+use crate::unheard::up_at;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use dynarust::limits::ROSTER_LOOK_MS;
+
+/// Enough for some messages.
+const KEYS: u64 = 120;
+
+fn fill(node: &Node) {
+    let value = "x".repeat(20_000);
+    for n in 0..KEYS {
+        assert_eq!(put(node, &format!("key{n}"), &value).status, 201);
+    }
+}
+
+/// Waits until it is ready; then it must have everything.
+fn is_ready_with_all(node: &Node) {
+    wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
+    let keys = keys(node);
+    assert!(keys >= KEYS, "it is ready with {keys} keys:\n{}", node.log());
+}
+
+fn keys(node: &Node) -> u64 {
+    get(node.address, "/stats")["keys"].as_u64().expect("a number")
+}
+
+/// A node under strace, which does this to its syncs; `None`, said in a line, where that is not possible.
+fn injected(dir: &Path, with: &str) -> Option<Command> {
+    let probe = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
+    let because = match probe {
+        Err(e) => format!("strace does not run ({e})"),
+        Ok(probe) if !probe.status.success() => "tracing is not permitted".to_owned(),
+        Ok(_) => {
+            let node = Node::command(dir, &[]);
+            let mut strace = Command::new("strace");
+            // With -D the node stays our child.
+            strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"]);
+            strace
+                .arg(format!("inject=fdatasync:{with}"))
+                .arg("--")
+                .arg(node.get_program())
+                .args(node.get_args());
+            return Some(strace);
+        }
+    };
+    eprintln!("SKIPPED: a node whose syncs are tampered with because {because}");
+    None
+}
+
+/// At each moment of it. What it is sent takes its time.
+#[test]
+fn who_is_killed_as_it_is_taken_in_is_ready_when_it_has_everything() {
+    let dirs = tempfile::tempdir().unwrap();
+    let sponsor = Node::start(&dirs.path().join("sponsor"), &[]);
+    fill(&sponsor);
+    let by = sponsor.address.to_string();
+    for moment in 0..20 {
+        let dir = dirs.path().join(format!("joiner{moment}"));
+        let line = Proxy::start();
+        line.set(Line::Slow(Duration::from_millis(400)));
+        let own = line.address.to_string();
+        let flags = [by.as_str(), "--advertise", &own];
+        let node = Node::start(&dir, &flags);
+        line.leads_to(node.address);
+        std::thread::sleep(Duration::from_micros(250 * moment));
+        node.kill();
+        let node = Node::start(&dir, &flags);
+        let (ready, keys) = (node.request("GET", "/ready", "").status, keys(&node));
+        assert!(ready == 503 || keys >= KEYS, "killed at moment {moment}, it is ready with {keys} keys");
+        line.leads_to(node.address);
+        line.set(Line::Good);
+        is_ready_with_all(&node);
+        let left = node.request("POST", "/cluster/leave", "");
+        assert_eq!(left.status, 200, "{}", left.text());
+    }
+}
+
+/// It has next to nothing but a key of its own when it leaves, and comes back.
+#[test]
+fn who_leaves_before_it_has_arrived_comes_back_as_one_that_has_not() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    let left = id(cluster.node(1));
+    assert_eq!(cluster.node(1).request("POST", "/cluster/leave", "").status, 200);
+    cluster.nodes[1].take().unwrap().wait(SOON);
+    std::fs::remove_dir_all(cluster.dir(1)).unwrap();
+    wait_until(SETTLED, "it has left", || state(cluster.node(0), &left) == "none");
+    fill(cluster.node(0));
+    line.set(Line::Slow(Duration::from_millis(400)));
+    let address = free_address();
+    line.leads_to(address);
+    let by = cluster.node(0).address.to_string();
+    up_at(&mut cluster, 1, address, &[&by, "--advertise", &line.address.to_string()]);
+    wait_until(SETTLED, "it is in", || {
+        cluster.node(1).log().contains("joined cluster")
+            && get(address, "/membership")["members"].as_array().map(Vec::len) == Some(2)
+    });
+    put(cluster.node(1), "own", "x");
+    shows(cluster.node(0), "own", Some("x"));
+    assert_eq!(cluster.node(1).request("GET", "/ready", "").status, 503, "it has all: nothing is shown");
+    let left = cluster.node(1).request("POST", "/cluster/leave", "");
+    assert_eq!(left.status, 200, "{}", left.text());
+    cluster.nodes[1].take().unwrap().wait(SOON);
+    up_at(&mut cluster, 1, address, &[&by, "--advertise", &line.address.to_string()]);
+    assert!(keys(cluster.node(1)) < KEYS, "it has all: nothing is shown");
+    assert_eq!(cluster.node(1).request("GET", "/ready", "").status, 503);
+    line.set(Line::Good);
+    is_ready_with_all(cluster.node(1));
+    cluster.settle();
+}
+
+/// The second stands still, and the third has it from the second that there is more.
+#[test]
+fn who_joins_by_one_that_has_not_arrived_is_ready_when_it_has_everything() {
+    let dirs = tempfile::tempdir().unwrap();
+    let first = Node::start(&dirs.path().join("first"), &[]);
+    fill(&first);
+    let line = Proxy::start();
+    let address = free_address();
+    line.leads_to(address);
+    // What the first sends takes its time; what others ask does not.
+    line.set(Line::Slow(Duration::from_millis(400)));
+    let node = |name: &str, address: std::net::SocketAddr, flags: &[&str]| {
+        let mut command = Command::new(binary());
+        command.arg(address.to_string()).args(flags).arg("--data-dir").arg(dirs.path().join(name));
+        Node::launch(command).unwrap_or_else(|log| panic!("{name} did not serve:\n{log}"))
+    };
+    let own = line.address.to_string();
+    let second = node("second", address, &[&first.address.to_string(), "--advertise", &own]);
+    wait_until(SETTLED, "it is in", || state(&second, &id(&first)) == "alive");
+    first.signal(libc::SIGSTOP);
+    assert_eq!(second.request("GET", "/ready", "").status, 503, "it has all: nothing is shown");
+    let third = node("third", free_address(), &[&address.to_string()]);
+    wait_until(SETTLED, "it is in", || third.log().contains("joined cluster"));
+    // It has what the second has, and looks whether that is all several times a second.
+    put(&second, "new", "x");
+    shows(&third, "new", Some("x"));
+    let since = Instant::now();
+    wait_until(SOON, "it has looked", || {
+        assert_eq!(third.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&third));
+        since.elapsed() > Duration::from_millis(4 * ROSTER_LOOK_MS)
+    });
+    first.signal(libc::SIGCONT);
+    line.set(Line::Good);
+    is_ready_with_all(&third);
+    is_ready_with_all(&second);
+}
+
+/// Each with a key of its own, all told to join all.
+#[test]
+fn nodes_with_data_that_are_started_at_once_become_one_cluster() {
+    for _ in 0..3 {
+        start_at_once();
+    }
+}
+
+fn start_at_once() {
+    let others: Vec<String> = (0..4).map(|_| free_address().to_string()).collect();
+    let mut cluster = Cluster::each(4, |_| Vec::new());
+    for number in 0..4 {
+        cluster.up_untold(number);
+        put(cluster.node(number), &format!("own{number}"), "x");
+        cluster.kill(number);
+    }
+    let start = |number: usize| {
+        let mut command = Command::new(binary());
+        command.args(std::iter::once(&others[number]).chain(&others));
+        command.arg("--data-dir").arg(cluster.dir(number));
+        std::thread::spawn(move || Node::launch(command).expect("it serves"))
+    };
+    let starting: Vec<_> = (0..4).map(start).collect();
+    for (number, node) in starting.into_iter().enumerate() {
+        cluster.nodes[number] = Some(node.join().unwrap());
+    }
+    cluster.settle();
+    cluster.shows(&[("own0", "x"), ("own1", "x"), ("own2", "x"), ("own3", "x")]);
+}
+
+/// The disk of the one that takes it in is slow: what it is told of a member it sees before it is on the disk.
+#[test]
+fn a_member_that_comes_back_is_followed_by_one_whose_disk_is_slow() {
+    let dirs = tempfile::tempdir().unwrap();
+    let Some(command) = injected(&dirs.path().join("slow"), "delay_enter=600000") else {
+        return;
+    };
+    let slow = Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"));
+    let (by, dir) = (slow.address.to_string(), dirs.path().join("other"));
+    let mut other = Node::start(&dir, &[&by]);
+    let its = id(&other);
+    wait_until(SETTLED, "it is in", || state(&slow, &its) == "alive");
+    assert_eq!(other.request("POST", "/cluster/leave", "").status, 200);
+    other.wait(SOON);
+    wait_until(SETTLED, "it has left", || state(&slow, &its) == "none");
+    put(&slow, "k", "x");
+    let other = Node::start(&dir, &[&by]);
+    wait_until(SETTLED, "it is followed", || state(&slow, &its) == "alive");
+    shows(&other, "k", Some("x"));
+}
+
+/// The member was away for all of them, and nothing comes after.
+#[test]
+fn what_was_deleted_is_forgotten_when_nothing_else_happens() {
+    let cluster = Cluster::start(2);
+    let deletes = 1_200;
+    for n in 0..deletes {
+        put(cluster.node(0), &format!("k{n}"), "x");
+    }
+    cluster.settle();
+    cluster.node(1).signal(libc::SIGSTOP);
+    for n in 0..deletes {
+        assert_eq!(cluster.node(0).request("DELETE", &format!("/key/k{n}"), "").status, 200);
+    }
+    cluster.node(1).signal(libc::SIGCONT);
+    cluster.settle();
+    let writer = id(cluster.node(0));
+    for node in cluster.alive() {
+        wait_until(SOON, "the last one is forgotten", || {
+            let stats = get(node.address, "/stats");
+            stats["floor"][&writer] == stats["version_vector"][&writer]
+        });
+    }
+}
