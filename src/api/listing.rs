@@ -31,7 +31,7 @@ pub async fn keys(app: &Arc<App>, request: &HttpRequest) -> Result<HttpResponse,
         return Err(Problem::new(Code::InvalidRequest, why));
     }
     let store = app.store()?.clone();
-    catch_up(app, &store, &session, WAIT_MS_DEFAULT).await?;
+    catch_up(app, &store, (&session, None), WAIT_MS_DEFAULT).await?;
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")));
     if *request.method() == Method::HEAD {

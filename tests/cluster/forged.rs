@@ -151,6 +151,38 @@ fn range(origin: NodeId, after: u64, through: u64) -> Range {
     Range { origin, after, through, changes: Vec::new() }
 }
 
+/// Entries travel as they are, ahead of the vector at times, and as long as it takes: who has read one goes on with that key at once.
+#[test]
+fn who_has_read_what_is_ahead_of_the_vector_need_not_wait_to_see_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let rogue = Rogue::before(&node);
+    assert!(answer(&rogue.joins(&node, "127.0.0.1:1")).contains("127.0.0.1:1"));
+    let dot = Dot::new(rogue.me, 5);
+    let version = Version { dot, hlc: Hlc(1), expires_at_ms: None, value: Value::Inline(b"\"y\"".to_vec()) };
+    let entry = Entry::from_parts(vec![version], [dot].into_iter().collect());
+    let changes = vec![Change { seq: 1, kind: Kind::Data, key: b"k".to_vec() }];
+    let first = Range { origin: rogue.me, after: 0, through: 1, changes };
+    let said = answer(&say(
+        &node,
+        &rogue.frame(&[(rogue.me, 5)], vec![first], vec![(Kind::Data, b"k".to_vec(), entry)]),
+    ));
+    assert!(!said.contains("can't be"), "{said}");
+    let read = node.request("GET", "/key/k", "");
+    assert_eq!(read.status, 200);
+    let session = [("Session-Token", read.header("session-token").expect("a token"))];
+    let status = |method: &str, path: &str, body: &str| {
+        node.request_with(method, path, &session, body.as_bytes()).status
+    };
+    assert_eq!(status("GET", "/key/k?timeout_ms=0", ""), 200);
+    assert_eq!(status("PUT", "/key/k?timeout_ms=0", "{\"value\": 1}"), 200);
+    assert_eq!(
+        status("GET", "/key/other?timeout_ms=0", ""),
+        504,
+        "what it has not got may be of any other key"
+    );
+}
+
 /// Anybody may ask to be taken in, and what is sent takes many times its bytes in memory.
 #[test]
 fn a_question_to_be_taken_in_is_small() {
