@@ -129,8 +129,8 @@ impl Replica {
         bounds: Bounds,
         trees: &T,
     ) -> Result<Sweep, T::Error> {
-        // What was deleted is among them for as long as it is remembered here: who holds it still lets go of it, and must remember by
-        // what before the last piece tells that. So must who sweeps others then.
+        // What was deleted is among them for as long as it is remembered here: who holds it still lets go of it, and must
+        // remember by what before the last piece tells that. So must who sweeps others then.
         let (mut entries, mut bytes, mut through) = (Vec::new(), 0, None);
         while (entries.len() as u64) < bounds.count && bytes < bounds.bytes {
             let from = through.as_ref().or(after.as_ref());

@@ -24,8 +24,8 @@ impl Store {
         self.shown(move || shipping::roster(&inner.trees, &inner.shared, me)).await
     }
 
-    /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back. The room that it takes in
-    /// memory is held until then, whether or not anybody still waits.
+    /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back. The room that it
+    /// takes in memory is held until then, whether or not anybody still waits.
     pub async fn take(
         &self,
         parcel: Parcel,

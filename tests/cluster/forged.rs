@@ -151,7 +151,7 @@ fn range(origin: NodeId, after: u64, through: u64) -> Range {
     Range { origin, after, through, changes: Vec::new() }
 }
 
-/// Entries travel as they are, ahead of the vector at times, and as long as it takes: who has read one goes on with that key at once.
+/// Entries travel as they are, ahead of the vector at times: who has read one goes on with that key at once.
 #[test]
 fn who_has_read_what_is_ahead_of_the_vector_need_not_wait_to_see_it_again() {
     let dir = tempfile::tempdir().unwrap();

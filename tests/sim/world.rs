@@ -178,8 +178,8 @@ impl World {
         }
     }
 
-    /// Who reads that something is gone, and goes on elsewhere with what the node says that it has seen, must not see it again: of
-    /// whatever took its place the node has something, or remembers it, unless all who were waited for had it.
+    /// Who reads that something is gone, and goes on elsewhere with what the node says that it has seen, must not see it
+    /// again: of whatever took its place the node has something, or remembers it, unless all who were waited for had it.
     fn remembers(&self, at: usize, unit: &Unit) {
         let Some(process) = self.machines[at].process.as_ref().filter(|_| !self.lost) else { return };
         for touch in unit.changes() {
