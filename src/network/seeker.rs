@@ -254,8 +254,7 @@ impl Seeker<'_> {
         if self.addresses.iter().all(|address| self.own.contains(address))
             && house.peers.arrival() == Some(Arrival::Asking)
         {
-            // It is the first of its cluster.
-            house.peers.arrive(None);
+            house.is_first().await;
         }
         self.addresses.retain(|address| !(self.own.contains(address) && is_fixed(address)));
         self.seeks = !self.addresses.is_empty();

@@ -106,8 +106,11 @@ impl House {
             Err(e) => return Reply::Refused(Refusal::NotNow(e.to_string())),
         }
         if self.peers.arrival() == Some(Arrival::Asking) {
-            // Who takes others in is the first of their cluster, and has all that there is in it.
-            self.peers.arrive(goal.map(Arrival::Behind));
+            match goal {
+                Some(goal) => self.peers.arrive(Some(Arrival::Behind(goal))),
+                // Who takes others in is the first of their cluster, and has all that there is in it.
+                None => self.is_first().await,
+            }
         }
         // In this order: what the vector covers is in the roster, or was superseded.
         let vv = self.store.published().vv.clone();
@@ -133,6 +136,15 @@ impl House {
             goal.join(&lacks);
         }
         goal
+    }
+
+    /// The node begins a cluster, and lacks nothing of it: nor what it was to get from another one, had it not been killed then.
+    pub(super) async fn is_first(&self) {
+        self.peers.arrive(None);
+        if !matches!(self.store.arriving(), Ok(None)) {
+            // Should it not be noted, it is found out when nobody has that.
+            let _ = self.store.arrive(None).await;
+        }
     }
 
     /// Did this process give it no longer ago than its sender waits for an answer?

@@ -1,6 +1,6 @@
 //! Nodes that are on their way into a cluster: they count as ready when they have what there is, whatever comes in between.
 
-use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, state};
+use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, skipped, state};
 use crate::departures::with_one_behind_a_line;
 use crate::proxy::{Line, Proxy};
 use crate::support::{Node, SOON, binary, wait_until};
@@ -51,7 +51,7 @@ fn injected(dir: &Path, with: &str) -> Option<Command> {
             return Some(strace);
         }
     };
-    eprintln!("SKIPPED: a node whose syncs are tampered with because {because}");
+    skipped("a node whose syncs take their time", &because);
     None
 }
 

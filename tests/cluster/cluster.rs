@@ -2,6 +2,7 @@
 
 use crate::support::{Client, Node, wait_until};
 use serde_json::Value as Json;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +12,12 @@ use tempfile::TempDir;
 
 /// How long a cluster on a busy machine may take to settle.
 pub const SETTLED: Duration = Duration::from_secs(60);
+
+/// Says, past the capture of the test harness, that this machine can't run something.
+pub fn skipped(what: &str, because: &str) {
+    let line = format!("SKIPPED: {what} because {because}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
 
 /// Makes the command that runs a node, of its number, data directory and flags.
 type Launcher = dyn Fn(usize, &Path, &[&str]) -> Command;

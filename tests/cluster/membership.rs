@@ -1,6 +1,6 @@
 //! Who belongs: joining, coming back, leaving, being evicted, and who is kept out.
 
-use crate::cluster::{Cluster, SETTLED, alive, free_address, get, id, put, shows, state};
+use crate::cluster::{Cluster, SETTLED, alive, free_address, get, id, put, shows, skipped, state};
 use crate::support::{Node, SOON, wait_until};
 use std::net::TcpListener;
 use std::path::Path;
@@ -158,8 +158,7 @@ fn a_wildcard_node_is_known_as_others_reach_it() {
 #[test]
 fn an_address_of_ipv4_is_shown_as_such() {
     if TcpListener::bind("[::1]:0").is_err() {
-        println!("SKIPPED: this machine has no IPv6");
-        return;
+        return skipped("an address of IPv4 behind one of IPv6", "this machine has no IPv6");
     }
     let dirs = tempfile::tempdir().unwrap();
     let start = |name: &str, listen: String, flags: &[&str]| {

@@ -1,19 +1,16 @@
 //! Networks that are cut: in two, in one direction, at one host. Every side goes on, and afterwards all hold the same.
 
-use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::cluster::{Cluster, SETTLED, get, id, put, shows, skipped, state};
 use crate::hosts::Hosts;
 use crate::load::{Durable, Load, Random};
 use crate::support::wait_until;
-use std::io::Write;
 
 /// A cluster over hosts of its own; `None` when the machine has none, which is said.
 fn cluster(count: usize) -> Option<(Hosts, Cluster)> {
     let hosts = match Hosts::new(count) {
         Ok(hosts) => hosts,
         Err(why) => {
-            // Past the capture of the test harness.
-            let line = format!("SKIPPED: partitions of {count} hosts because {why}\n");
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            skipped(&format!("partitions of {count} hosts"), &why);
             return None;
         }
     };

@@ -1,10 +1,9 @@
 //! Members that can't reach each other though they are up: both sides say so, and where a node is reached is found out.
 
-use crate::cluster::{SETTLED, alive, get, id, put, shows};
+use crate::cluster::{SETTLED, alive, get, id, put, shows, skipped};
 use crate::hosts::Hosts;
 use crate::proxy::{Line, Proxy};
 use crate::support::{Node, wait_until};
-use std::io::Write;
 
 /// What a node shows of another.
 fn shown(node: &Node, of: &str) -> serde_json::Value {
@@ -60,8 +59,7 @@ fn nodes_that_met_on_their_machine_are_reached_from_another() {
     let hosts = match Hosts::new(2) {
         Ok(hosts) => hosts,
         Err(why) => {
-            let line = format!("SKIPPED: nodes on two machines because {why}\n");
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            skipped("nodes on two machines", &why);
             return;
         }
     };
