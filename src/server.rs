@@ -109,6 +109,7 @@ fn problem(denied: Denied, request: &HttpRequest) -> Problem {
         Denied::Method => Problem::not_allowed(request.method().as_str(), "POST"),
         Denied::Parameters => Problem::new(Code::InvalidParameter, "this path takes no parameters"),
         Denied::Unreadable(why) => Problem::new(Code::InvalidBody, why),
+        Denied::Late => Problem::new(Code::RequestTimeout, "the message did not arrive in time"),
         Denied::Stays(why) => Problem::new(Code::CantLeave, why),
         Denied::Busy => Problem::new(Code::Busy, "too many large messages are under way: try again"),
         Denied::Starting => Problem::new(Code::Starting, "the node is not ready for its peers: try again"),

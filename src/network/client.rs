@@ -68,11 +68,10 @@ impl Client {
                 let detail = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
                 let detail = detail.and_then(|problem| problem["detail"].as_str().map(str::to_owned));
                 let answer = format!("it answered {status}: {}", detail.unwrap_or_default());
-                // A client's mistake stays one however often it is made.
-                Err(if status.is_client_error() {
-                    Error::Unreadable(answer)
-                } else {
-                    Error::Unreachable(answer)
+                // What it can't make sense of stays so, however often it is sent.
+                Err(match status {
+                    StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Error::Unreadable(answer),
+                    _ => Error::Unreachable(answer),
                 })
             }
         }

@@ -269,6 +269,7 @@ async fn come_back(house: &Arc<House>, left_there: Vec<String>) -> Result<Vec<St
     let adopted = house.store.adopt(left).await;
     adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
     house.found().await;
+    house.is_first().await;
     Ok(addresses)
 }
 

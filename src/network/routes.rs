@@ -36,6 +36,8 @@ pub enum Denied {
     Parameters,
     /// It makes no sense.
     Unreadable(String),
+    /// It did not arrive in time.
+    Late,
     /// The node is not ready yet.
     Starting,
     /// There is no room for what is sent.
@@ -104,7 +106,7 @@ async fn body(door: &Door, payload: &mut Payload) -> Result<(BytesMut, OwnedSema
     let began = tokio::time::Instant::now();
     loop {
         let piece = std::future::poll_fn(|cx| Pin::new(&mut *payload).poll_next(cx));
-        let late = |_| Denied::Unreadable("the message did not arrive in time".into());
+        let late = |_| Denied::Late;
         // As long as its sender waits: what comes in drops must not hold the room.
         let limit = PEER_ANSWER_MS + whole.len() as u64 / PEER_BYTES_PER_MS_LEAST;
         let limit = began + Duration::from_millis(limit);

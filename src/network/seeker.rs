@@ -140,7 +140,8 @@ impl Seeker<'_> {
             Some(Arrival::Behind(goal)) => {
                 let vv = house.store.published().vv.clone();
                 let lacks = !vv.covers_all(&goal);
-                let alone = others.is_empty() && !self.seeks;
+                // Whom it asks on may be those that were members.
+                let alone = others.is_empty() && (!self.seeks || house.was_member());
                 if lacks && alone {
                     log::warn!(
                         "this node had not yet all that its cluster had, and is the last member now: the rest is lost"
@@ -163,11 +164,14 @@ impl Seeker<'_> {
                                 self.seek_again(Vec::new()).await;
                             }
                         }
-                        Some(_) => {
-                            house.stalls.store(false, Ordering::Relaxed);
+                        before => {
+                            // After it stalled, the first look shows nothing yet.
+                            let gets_on = before.is_some();
                             self.came = Some((came, Instant::now()));
+                            if gets_on {
+                                house.stalls.store(false, Ordering::Relaxed);
+                            }
                         }
-                        None => self.came = Some((came, Instant::now())),
                     }
                 }
             }

@@ -74,7 +74,7 @@ impl House {
                 if let Err(e) = self.store.arrive(Some(join.vv.clone())).await {
                     return Reply::Refused(Refusal::NotNow(e.to_string()));
                 }
-                goal = Some(join.vv);
+                goal = Some(join.vv.clone());
             }
             if let Err(e) = self.store.adopt(cluster).await {
                 return Reply::Refused(Refusal::NotNow(e.to_string()));
@@ -90,6 +90,16 @@ impl House {
         } else {
             // An eviction by who has not heard of this is to end it as well.
             since_ms = join.since_ms;
+        }
+        if self.peers.arrival() == Some(Arrival::Asking)
+            && !adopts
+            && !self.store.published().vv.covers_all(&join.vv)
+        {
+            // It begins a cluster, and what whom it takes in brings along is in it.
+            if let Err(e) = self.store.arrive(Some(join.vv.clone())).await {
+                return Reply::Refused(Refusal::NotNow(e.to_string()));
+            }
+            goal = Some(join.vv);
         }
         // A node on all addresses learns its own from those who reach it.
         let host = reached_as.filter(|host| is_concrete(host)).map(|host| canonical(&host));

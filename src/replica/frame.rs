@@ -165,7 +165,6 @@ pub struct Sweep {
     pub after: Bound,
     /// Up to and with this one; `None` is the end of all keys, and of the sweep.
     pub through: Bound,
-    /// The entries of these keys, by key; one may be missing when nothing lives in it and all that it has seen is in the
-    /// target.
+    /// The entries of these keys, by key, of what was deleted as well.
     pub entries: Vec<(Kind, Vec<u8>, Entry)>,
 }

@@ -35,7 +35,7 @@ use super::watchdog::Watchdog;
 use super::{Published, Settings, Shared};
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_DISCARD_BYTES_MAX, COMMIT_WRITES_MAX, EXPIRED_PER_COMMIT_MAX, EXPIRY_GRACE_MS,
-    EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS, FORGET_PER_COMMIT_MAX, SIBLINGS_BYTES_MAX, SIBLINGS_MAX,
+    EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS, FORGET_PER_COMMIT_MAX, LAPSE_LOOK_MS, SIBLINGS_BYTES_MAX, SIBLINGS_MAX,
 };
 use crate::replica::{
     Dot, Entry, Kind, NodeId, Place, Replaces, Replica, Token, Trees as _, Unit, Value, Version,
@@ -102,7 +102,10 @@ impl Asked {
 enum Answer {
     Written(oneshot::Sender<Result<Written, Rejection>>, Result<Written, Rejection>),
     /// What is incorporated is known when the commit is.
-    Taken(oneshot::Sender<Result<VersionVector, Rejection>>, Result<(), Rejection>),
+    Taken(
+        (oneshot::Sender<Result<VersionVector, Rejection>>, Option<OwnedSemaphorePermit>),
+        Result<(), Rejection>,
+    ),
     Noted(oneshot::Sender<Result<(), Rejection>>),
 }
 
@@ -132,6 +135,8 @@ pub struct Committer {
     audience: Audience,
     /// Is there something to do that nobody asks for?
     goes_on: bool,
+    /// Is there something to do once members have said that they have something, or have been silent for too long?
+    waits: bool,
 }
 
 impl Committer {
@@ -162,6 +167,7 @@ impl Committer {
             pass: Pass::default(),
             audience: Audience::new(settings.forget_after.as_millis() as u64),
             goes_on: false,
+            waits: false,
         }
     }
 
@@ -218,12 +224,12 @@ impl Committer {
     }
 
     fn wait(&self) -> Result<Message, RecvTimeoutError> {
-        match self.look_ms {
+        // Of a member that is silent for too long nobody tells.
+        let lapse = self.waits.then_some(LAPSE_LOOK_MS);
+        let look = self.look_ms.map(|at| at.saturating_sub((self.now_ms)()));
+        match lapse.into_iter().chain(look).min() {
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => {
-                let pause = at.saturating_sub((self.now_ms)());
-                self.inbox.recv_timeout(Duration::from_millis(pause))
-            }
+            Some(pause) => self.inbox.recv_timeout(Duration::from_millis(pause)),
         }
     }
 
@@ -250,8 +256,8 @@ impl Committer {
                     writes += 1;
                     Answer::Written(reply, refused(self.perform(request, now_ms))?)
                 }
-                Asked::Take((parcel, _room), reply) => {
-                    Answer::Taken(reply, refused(self.take(&parcel, now_ms))?)
+                Asked::Take((parcel, room), reply) => {
+                    Answer::Taken((reply, room), refused(self.take(&parcel, now_ms))?)
                 }
                 Asked::Note(note, reply) => {
                     self.note(&note)?;
@@ -265,7 +271,9 @@ impl Committer {
             // A client that went away meanwhile does not want to know.
             match answer {
                 Answer::Written(reply, answer) => drop(reply.send(answer)),
-                Answer::Taken(reply, taken) => drop(reply.send(taken.map(|()| self.replica.vv().clone()))),
+                Answer::Taken((reply, _room), taken) => {
+                    drop(reply.send(taken.map(|()| self.replica.vv().clone())));
+                }
                 Answer::Noted(reply) => drop(reply.send(Ok(()))),
             }
         }
@@ -279,8 +287,8 @@ impl Committer {
         let replica = &self.replica;
         let ripe = self.applier.changes().any_ripe(replica)
             || self.pass.goes_on(|vv| vv.iter().all(|dot| replica.stable(dot)));
-        let waits = self.applier.changes().waits() || self.pass.waits();
-        self.goes_on = self.shared.heard.want(waits) || ripe;
+        self.waits = self.applier.changes().waits() || self.pass.waits();
+        self.goes_on = self.shared.heard.want(self.waits) || ripe;
         Ok(())
     }
 

@@ -227,3 +227,90 @@ fn what_was_deleted_is_forgotten_when_nothing_else_happens() {
         });
     }
 }
+
+/// A node on its way in, which is sent next to nothing: by a line that leads there.
+fn on_its_way(dir: &Path, by: &Node) -> (Node, Proxy) {
+    let line = Proxy::start();
+    let address = free_address();
+    line.leads_to(address);
+    line.set(Line::Slow(Duration::from_millis(400)));
+    let mut command = Command::new(binary());
+    command.args([&address.to_string(), &by.address.to_string(), "--advertise", &line.address.to_string()]);
+    command.arg("--data-dir").arg(dir);
+    let node = Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"));
+    wait_until(SETTLED, "it is in", || state(&node, &id(by)) != "none");
+    (node, line)
+}
+
+fn evict(at: &Node, whom: &str) {
+    let answer = at.request("DELETE", &format!("/membership/{whom}"), "");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// The one that took it in is gone for good, and evicted. Until then it asks on for it.
+#[test]
+fn who_lacks_what_nobody_has_is_ready_when_those_who_had_it_are_evicted() {
+    let dirs = tempfile::tempdir().unwrap();
+    let sponsor = Node::start(&dirs.path().join("sponsor"), &[]);
+    fill(&sponsor);
+    let lost = id(&sponsor);
+    let (node, line) = on_its_way(&dirs.path().join("node"), &sponsor);
+    sponsor.kill();
+    line.set(Line::Good);
+    wait_until(SETTLED, "it asks on", || node.log().contains("can't join by"));
+    assert_eq!(node.request("GET", "/ready", "").status, 503);
+    evict(&node, &lost);
+    wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
+}
+
+/// The one that took it in is down, and the other member was while all was written.
+#[test]
+fn who_lacks_what_another_had_does_not_count_as_arrived_by_one_that_lacks_it_too() {
+    let dirs = tempfile::tempdir().unwrap();
+    let sponsor = Node::start(&dirs.path().join("sponsor"), &[]);
+    let (lost, dir) = (id(&sponsor), dirs.path().join("other"));
+    let other = Node::start(&dir, &[&sponsor.address.to_string()]);
+    let address = other.address;
+    put(&sponsor, "early?w=2", "x");
+    wait_until(SETTLED, "it has arrived", || other.request("GET", "/ready", "").status == 200);
+    other.kill();
+    fill(&sponsor);
+    let (node, line) = on_its_way(&dirs.path().join("node"), &sponsor);
+    sponsor.kill();
+    line.set(Line::Good);
+    let mut command = Command::new(binary());
+    command.arg(address.to_string()).arg("--data-dir").arg(&dir);
+    let other = Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"));
+    shows(&node, "early", Some("x"));
+    wait_until(SETTLED, "both know each other", || state(&other, &id(&node)) == "alive");
+    let since = Instant::now();
+    wait_until(SOON, "it has looked", || {
+        assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&node));
+        since.elapsed() > Duration::from_millis(4 * ROSTER_LOOK_MS)
+    });
+    evict(&other, &lost);
+    wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
+}
+
+/// Whichever of the two has the lower id.
+#[test]
+fn who_takes_in_one_with_data_is_ready_when_it_has_that() {
+    for round in 0..4 {
+        let dirs = tempfile::tempdir().unwrap();
+        let old = Node::start(&dirs.path().join("old"), &[]);
+        fill(&old);
+        old.kill();
+        let addresses = [free_address().to_string(), free_address().to_string()];
+        let start = |number: usize, name: &str| {
+            let mut command = Command::new(binary());
+            command.arg(&addresses[number]).args(&addresses).arg("--data-dir").arg(dirs.path().join(name));
+            std::thread::spawn(move || {
+                Node::launch(command).unwrap_or_else(|log| panic!("does not serve:\n{log}"))
+            })
+        };
+        let (old, new) = (start(0, "old"), start(1, "new"));
+        let (old, new) = (old.join().unwrap(), new.join().unwrap());
+        is_ready_with_all(&new);
+        wait_until(SETTLED, &format!("round {round}: one cluster"), || state(&old, &id(&new)) == "alive");
+    }
+}
