@@ -105,8 +105,6 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
             }
             let adopts = cluster != answer.cluster;
             let comes = house.peers.arrival().is_some();
-            // What another one knew that there is stays lacking, though this one does not know that.
-            let goal = house.goal(&goal);
             if comes {
                 // Before it belongs there, or is a member: it may be killed in between.
                 let noted = house.store.arrive(Some(goal.clone())).await;

@@ -263,35 +263,6 @@ fn who_lacks_what_nobody_has_is_ready_when_those_who_had_it_are_evicted() {
     wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
 }
 
-/// The one that took it in is down, and the other member was while all was written.
-#[test]
-fn who_lacks_what_another_had_does_not_count_as_arrived_by_one_that_lacks_it_too() {
-    let dirs = tempfile::tempdir().unwrap();
-    let sponsor = Node::start(&dirs.path().join("sponsor"), &[]);
-    let (lost, dir) = (id(&sponsor), dirs.path().join("other"));
-    let other = Node::start(&dir, &[&sponsor.address.to_string()]);
-    let address = other.address;
-    put(&sponsor, "early?w=2", "x");
-    wait_until(SETTLED, "it has arrived", || other.request("GET", "/ready", "").status == 200);
-    other.kill();
-    fill(&sponsor);
-    let (node, line) = on_its_way(&dirs.path().join("node"), &sponsor);
-    sponsor.kill();
-    line.set(Line::Good);
-    let mut command = Command::new(binary());
-    command.arg(address.to_string()).arg("--data-dir").arg(&dir);
-    let other = Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"));
-    shows(&node, "early", Some("x"));
-    wait_until(SETTLED, "both know each other", || state(&other, &id(&node)) == "alive");
-    let since = Instant::now();
-    wait_until(SOON, "it has looked", || {
-        assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&node));
-        since.elapsed() > Duration::from_millis(4 * ROSTER_LOOK_MS)
-    });
-    evict(&other, &lost);
-    wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
-}
-
 /// Whichever of the two has the lower id.
 #[test]
 fn who_takes_in_one_with_data_is_ready_when_it_has_that() {

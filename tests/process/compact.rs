@@ -96,7 +96,12 @@ fn killed_at_any_moment_it_leaves_one_whole_directory() {
     assert!(size(&dir) < size(&original), "nothing was saved");
     let mut random = Random::new(seed);
     let (mut cut_off, mut left) = (0, 0);
-    for round in 0..rounds {
+    let enough = |cut_off: u64, left: u64| cut_off > rounds / 2 && left > rounds / 4;
+    // Where in a compaction the time goes depends on what else the machine does.
+    for round in 0..3 * rounds {
+        if round >= rounds && enough(cut_off, left) {
+            break;
+        }
         let context = format!("round {round} of {rounds}, DYNARUST_SEED={seed}");
         copy(&original, &dir);
         // Sometimes again on what the one before has left.
@@ -115,7 +120,7 @@ fn killed_at_any_moment_it_leaves_one_whole_directory() {
         holds(&dir, &truth, &context);
     }
     say(&format!("compact: {rounds} rounds, {cut_off} cut off, {left} with something left beside the store"));
-    assert!(cut_off > rounds / 2 && left > rounds / 4, "hardly any was cut off: {cut_off}, {left}");
+    assert!(enough(cut_off, left), "hardly any was cut off: {cut_off}, {left}");
 }
 
 /// The moments that chance rarely meets: around the exchange, and while the old store is removed.
