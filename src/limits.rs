@@ -275,9 +275,9 @@ pub const FULL_QUEUE_PAUSE_MS: u64 = 5;
 pub const FRAME_EVENTS_MAX: u64 = 4_096;
 /// Bytes of all entries of one frame or piece of a sweep, about; a larger entry travels alone.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
-/// Keys of one piece of a sweep, at first and at most: a commit there and some milliseconds of reading here, behind which clients
+/// Keys of one piece of a sweep, at first and at most: a commit there and a millisecond of reading here, behind which clients
 /// of both wait. More where it is the line that takes its time.
-pub const SWEEP_KEYS: (u64, u64) = (512, 4_096);
+pub const SWEEP_KEYS: (u64, u64) = (128, 4_096);
 /// A piece that takes longer to be answered is followed by a larger one, in ms: several times what a commit takes.
 pub const SWEEP_ANSWER_MS: u64 = 50;
 
