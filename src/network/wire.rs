@@ -98,7 +98,7 @@ pub struct Join {
     /// How long its process has run, in ms: an eviction since then is not undone. Measured there: only the clocks of the evictor
     /// and of whom it asks have to agree.
     pub for_ms: u64,
-    /// What it has: who comes with nothing to its cluster has arrived there when it has that as well.
+    /// What there is in its cluster, as far as it knows: who comes there with nothing has arrived when it has that.
     pub vv: VersionVector,
     /// What it got for asking before.
     pub ticket: Option<Ticket>,

@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, skipped, state};
 use crate::departures::with_one_behind_a_line;
+use crate::evictions::evict;
 use crate::proxy::{Line, Proxy};
 use crate::support::{Node, SOON, binary, wait_until};
 use crate::unheard::up_at;
@@ -240,11 +241,6 @@ fn on_its_way(dir: &Path, by: &Node) -> (Node, Proxy) {
     let node = Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"));
     wait_until(SETTLED, "it is in", || state(&node, &id(by)) != "none");
     (node, line)
-}
-
-fn evict(at: &Node, whom: &str) {
-    let answer = at.request("DELETE", &format!("/membership/{whom}"), "");
-    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 /// The one that took it in is gone for good, and evicted. Until then it asks on for it.

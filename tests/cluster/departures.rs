@@ -1,6 +1,7 @@
 //! Leaving and being made to leave: who asks is told the truth, in time, and who is out stays out.
 
 use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::evictions::evict;
 use crate::proxy::{Line, Proxy};
 use crate::support::{Node, Response, SOON, wait_until};
 use std::process::Command;
@@ -208,8 +209,7 @@ fn who_is_evicted_as_it_leaves_is_told_so_and_out() {
     line.set(Line::Silent);
     let asked = ask_to_leave(cluster.node(0));
     is_about_to_leave(cluster.node(0));
-    let evicted = cluster.node(1).request("DELETE", &format!("/membership/{leaver}"), "");
-    assert_eq!(evicted.status, 200, "{}", evicted.text());
+    evict(cluster.node(1), &leaver);
     let told = asked.join().unwrap().expect("an answer");
     assert!(told.status == 409 && told.text().contains("it was evicted"), "{}", told.text());
     line.set(Line::Good);

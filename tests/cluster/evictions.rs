@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
-fn evict(at: &Node, whom: &str) {
+pub fn evict(at: &Node, whom: &str) {
     let answer = at.request("DELETE", &format!("/membership/{whom}"), "");
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
