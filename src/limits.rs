@@ -34,8 +34,16 @@ pub const WAIT_MS_DEFAULT: u64 = 5_000;
 /// Most dots that one version text (`ETag`, `Causality-Token`) may name: bounds what a header can make us parse.
 pub const TOKEN_DOTS_MAX: usize = 256;
 
-/// Most origins that a `Session-Token` may name: one for each node that ever was in the cluster.
-pub const SESSION_DOTS_MAX: usize = 1_024;
+/// Most origins of events in a cluster: nodes that ever wrote in it, under each of their ids. So many a vector may name, one of
+/// a peer, of a `Session-Token`, or on the disk, where each commit writes three of them into one item.
+pub const ORIGINS_MAX: usize = 4_096;
+
+/// With more origins than so many nobody is taken in any more. Who is in may take another id yet.
+pub const ORIGINS_JOIN_MAX: usize = ORIGINS_MAX * 3 / 4;
+
+/// The vectors of the summary at 18 bytes an origin, and the text of what a node has yet to get, in one leaf with what else a node
+/// remembers of itself.
+const _: () = assert!(ORIGINS_MAX * (3 * 18 + 38) + (64 << 10) < SEGMENT_BYTES / 4);
 
 /// Most entity tags in one `If-Match` or `If-None-Match`.
 pub const TAGS_MAX: usize = 64;
@@ -265,7 +273,7 @@ pub const LOG_HELD_MIB_DEFAULT: u64 = 64;
 /// Default of `--forget-after-hours`: a member that has been away for longer no longer holds forgetting back.
 pub const FORGET_AFTER_HOURS_DEFAULT: u64 = 24;
 
-/// How often the committer looks who has been away for too long, when it commits anyway.
+/// How often the committer looks who has been away for too long, when it commits anyway or waits for somebody.
 pub const LAPSE_LOOK_MS: u64 = 60_000;
 
 /// Pause before a message that is no client's write asks again for room in the committer's queue.
@@ -287,7 +295,7 @@ pub const PEER_BODY_BYTES_MAX: usize = 512 << 20;
 /// How often the log says that two processes run under one id, in ms.
 pub const TWINS_TOLD_MS: u64 = 60_000;
 
-/// Largest question to be taken in, which anybody may ask: the events of so many thousand ids as no cluster comes to have.
+/// Largest question to be taken in, which anybody may ask: many times what its vector may take.
 pub const JOIN_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of each that do not count there.

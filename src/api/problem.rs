@@ -255,8 +255,8 @@ impl From<Rejection> for Problem {
                 Code::TooManySiblings,
                 "write without Causality-Token, or with the version of a read that shows them all",
             ),
-            // No client sends pieces.
-            Rejection::OutOfTurn | Rejection::Busy => {
+            // No client sends what a peer does.
+            Rejection::OutOfTurn | Rejection::TooManyOrigins | Rejection::Busy => {
                 (Code::Busy, "too many writes are waiting for the disk: try again")
             }
             Rejection::DiskFull => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::client::Client;
 use super::error::Error;
 use super::wire::{Claim, Envelope, Join, Joined, Message, Pulse, Refusal, Reply, Ticket};
-use super::{House, NOWHERE, Secret};
+use super::{House, NOWHERE, Secret, is_concrete};
 use crate::limits::PEER_ANSWER_MS;
 use crate::peers::{Arrival, is_loopback};
 use crate::replica::{Dot, NodeId, Records, VersionVector, check_vector};
@@ -53,7 +53,11 @@ impl Question {
             advertise = house.address_from_elsewhere().await;
         }
         let Question { since_ms, claim, .. } = *self;
-        let (vv, left) = (house.goal(&house.store.published().vv), house.store.left()?);
+        let published = house.store.published();
+        // Nobody waits for what is in a node's own record only: it may never come back to send that.
+        let brings = members > 1 || published.totals.keys > 0;
+        let (vv, left) =
+            (if brings { house.goal(&published.vv) } else { VersionVector::new() }, house.store.left()?);
         let (for_ms, port) = (house.age_ms(), listen.port());
         let join = Join { members, since_ms, claim, for_ms, vv, ticket, left, advertise, port };
         let limit = Duration::from_millis(PEER_ANSWER_MS);
@@ -79,8 +83,18 @@ pub(super) async fn ask_for_ticket(house: &House, address: &str) -> Result<Ticke
     }
 }
 
-/// Asks one member to be taken in; which one did so.
-pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, Error> {
+/// Who took the node in, and what it said.
+pub(super) struct Word {
+    /// Which member it was.
+    pub by: NodeId,
+    /// What that one has.
+    pub vv: VersionVector,
+    /// What there is in the cluster, as far as that one knows.
+    pub goal: VersionVector,
+}
+
+/// Asks one member to be taken in.
+pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<Word, Error> {
     let ticket = ask_for_ticket(house, address).await?;
     // Two that ask each other at once must not each adopt the other's cluster.
     let _adopting = house.adopting.lock().await;
@@ -96,17 +110,21 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 return Err(Error::Unreadable("its list of members promises something".into()));
             }
             let me = house.store.me();
-            if vv.get(me) > house.store.published().vv.get(me) {
-                return Err(Refusal::RolledBack(vv.get(me)).into());
+            // Others may know of it by what that one has yet to get.
+            let known = vv.get(me).max(goal.get(me));
+            if known > house.store.published().vv.get(me) {
+                return Err(Refusal::RolledBack(known).into());
+            }
+            if !is_concrete(&known_as) {
+                return Err(Error::Unreadable("it calls this node by what is no address".into()));
             }
             if house.store.cluster() != cluster {
                 // It left while the answer was on its way.
                 return Err(Error::Ended);
             }
             let adopts = cluster != answer.cluster;
-            let comes = house.peers.arrival().is_some();
+            let comes = house.comes_anew(adopts);
             if comes {
-                // Before it belongs there, or is a member: it may be killed in between.
                 let noted = house.store.arrive(Some(goal.clone())).await;
                 noted.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
@@ -133,7 +151,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 return Err(Refusal::NotNow(why.into()).into());
             }
             if comes {
-                house.peers.arrive(Some(Arrival::Behind(goal)));
+                house.peers.arrive(Some(Arrival::Behind(goal.clone())));
             }
             if !house.store.is_member(answer.from) {
                 if !house.fellows().is_empty() {
@@ -158,7 +176,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<NodeId, 
                 log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
                 *said = joined;
             }
-            Ok(answer.from)
+            Ok(Word { by: answer.from, vv, goal })
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
         Reply::Refused(refusal) => Err(refusal.into()),

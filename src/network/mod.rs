@@ -9,6 +9,7 @@
 //! 2. nothing is sent that a crash here could take back: `storage/` sees to that;
 //! 3. what comes from elsewhere is checked before it is taken in; a stranger changes nothing but by joining.
 
+mod arrival;
 mod client;
 mod clocks;
 mod error;
@@ -28,7 +29,6 @@ mod swim;
 mod wire;
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -139,8 +139,6 @@ struct House {
     stays_by: Mutex<Vec<String>>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
-    /// Does nothing come any more of what it lacks, though all members are up? Then whoever had it is gone for good.
-    stalls: AtomicBool,
     /// When the log last said that two run under one id.
     twins_told: Mutex<Option<Instant>>,
     /// Where packets of SWIM go.
@@ -175,7 +173,6 @@ impl Network {
             member_of: Mutex::new(None),
             stays_by: Mutex::new(Vec::new()),
             sweeper: Mutex::new(None),
-            stalls: AtomicBool::new(false),
             twins_told: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),
@@ -186,13 +183,7 @@ impl Network {
         if let Some(mark) = house.mark().await {
             let _ = house.came_with.set(mark);
         }
-        let comes_with_nothing = || house.fellows().is_empty() && house.store.published().totals.keys == 0;
-        // Who was killed as it was taken in asks again; who left before it had all still lacks that.
-        if !house.settings.join.is_empty() && comes_with_nothing() {
-            house.peers.arrive(Some(Arrival::Asking));
-        } else {
-            house.peers.arrive(house.store.arriving()?.map(Arrival::Behind));
-        }
+        house.resume_arrival(!house.settings.join.is_empty())?;
         // Who has taken it in already is asked first: by another one that has not heard of that it would be in twice.
         let mut addresses = meet::meet(&house).await?;
         addresses.extend(house.settings.join.iter().cloned());
@@ -202,15 +193,10 @@ impl Network {
         }
         let settled = house.store.settle_here().await;
         settled.map_err(|e| storage::Error::Failed(format!("can't note where the data is: {e}")))?;
-        if !addresses.is_empty() && house.peers.arrival().is_none() && comes_with_nothing() {
+        if !addresses.is_empty() && house.peers.arrival().is_none() && house.comes_with_nothing()? {
             house.peers.arrive(Some(Arrival::Asking));
         }
-        if let Some(Arrival::Behind(_)) = house.peers.arrival() {
-            for id in house.others() {
-                // Its former id's may be its own.
-                addresses.extend(house.reach(id).await.filter(|address| *address != house.address()));
-            }
-        }
+        house.note_arrival().await?;
         let _ = door.house.set(house.clone());
         let kept = house.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -371,7 +357,7 @@ impl House {
         // What it has said may not have come here: pieces of a sweep that was never finished told of it.
         let told = || {
             let said = self.store.said_by(peer).map_or(0, |said| said.vv.get(peer));
-            said.max(self.store.published().vv.get(peer))
+            said.max(self.known_of(peer))
         };
         let now_ms = self.age_ms();
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).hear(peer, run, now_ms, told)

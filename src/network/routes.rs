@@ -193,6 +193,9 @@ impl House {
         };
         match self.store.take(taken, Some(room)).await {
             Ok(vv) => Reply::Have(vv),
+            Err(rejection @ Rejection::TooManyOrigins) => {
+                Reply::Refused(Refusal::Malformed(rejection.to_string()))
+            }
             Err(Rejection::DiskFull) => Reply::Refused(Refusal::NotNow("its disk is full".into())),
             Err(rejection) => Reply::Refused(Refusal::NotNow(rejection.to_string())),
         }

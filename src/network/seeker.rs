@@ -6,22 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::Level;
 
 use super::House;
+use super::arrival::Progress;
 use super::error::Error;
 use super::join::ask_to_join;
 use super::wire::Refusal;
 use crate::limits::{
-    JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_RIVALS_MS, JOIN_TOLD_MS, PEER_ANSWER_MS, RIVALS_MAX,
-    ROSTER_LOOK_MS,
+    JOIN_DEADLOCK_MS, JOIN_DENIED_MS, JOIN_RIVALS_MS, JOIN_TOLD_MS, RIVALS_MAX, ROSTER_LOOK_MS,
 };
-use crate::peers::{Arrival, Liveness};
-use crate::replica::{Dot, NodeId, VersionVector};
+use crate::peers::Arrival;
+use crate::replica::NodeId;
 
 /// Nodes that are alone, all with join addresses, and that nobody has taken in: if each took in whoever asked first, they
 /// would end in several clusters. So one takes others in only if all whom it asks wait for it as well, and have higher ids. Of
@@ -108,12 +107,8 @@ struct Seeker<'a> {
     said: BTreeMap<String, (Level, String)>,
     /// Members that do not know the node, and since when.
     deniers: BTreeMap<NodeId, Instant>,
-    /// What had come to the node that lacks something yet, and when that last was something else.
-    came: Option<(Came, Instant)>,
+    progress: Progress,
 }
-
-/// How much of what it lacks: what is written meanwhile is no news. Of a sweep the vector shows the end only.
-type Came = (VersionVector, Option<(NodeId, Instant)>);
 
 impl Seeker<'_> {
     fn new(house: &House, addresses: Vec<String>) -> Seeker<'_> {
@@ -128,55 +123,15 @@ impl Seeker<'_> {
             failures: 0,
             said: BTreeMap::new(),
             deniers: BTreeMap::new(),
-            came: None,
+            progress: Progress::default(),
         }
     }
 
-    /// Has the node what the cluster had when it was taken in, or does it get there? Who does not know it?
+    /// Does the node get what it lacks? Where was it about to leave, and stays? Who does not know it?
     async fn look(&mut self) {
         let house = self.house;
         let others = house.others();
-        match house.peers.arrival() {
-            Some(Arrival::Behind(goal)) => {
-                let vv = house.store.published().vv.clone();
-                let lacks = !vv.covers_all(&goal);
-                // Whom it asks on may be those that were members.
-                let alone = others.is_empty() && (!self.seeks || house.was_member());
-                if lacks && alone {
-                    log::warn!(
-                        "this node had not yet all that its cluster had, and is the last member now: the rest is lost"
-                    );
-                }
-                if !lacks || alone {
-                    house.peers.arrive(None);
-                    // Should it not be noted, it is seen to be so at the next start.
-                    let _ = house.store.arrive(None).await;
-                } else {
-                    let so_far = |dot: Dot| Dot::new(dot.origin, vv.get(dot.origin).min(dot.seq));
-                    let came = (goal.iter().map(so_far).collect(), house.sweeper());
-                    match &self.came {
-                        Some((before, since)) if *before == came => {
-                            // What its sponsor had may be lost with that one's disk: another one is to say what there is.
-                            if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
-                                let up = |id: &NodeId| house.peers.get(*id).liveness == Liveness::Alive;
-                                house.stalls.store(others.iter().all(up), Ordering::Relaxed);
-                                self.came = None;
-                                self.seek_again(Vec::new()).await;
-                            }
-                        }
-                        before => {
-                            // After it stalled, the first look shows nothing yet.
-                            let gets_on = before.is_some();
-                            self.came = Some((came, Instant::now()));
-                            if gets_on {
-                                house.stalls.store(false, Ordering::Relaxed);
-                            }
-                        }
-                    }
-                }
-            }
-            _ => self.came = None,
-        }
+        self.progress.look(house, self.seeks).await;
         let stays_by = std::mem::take(&mut *house.stays_by.lock().unwrap_or_else(PoisonError::into_inner));
         if !stays_by.is_empty() {
             self.seek_again(stays_by).await;
@@ -258,7 +213,7 @@ impl Seeker<'_> {
         if self.addresses.iter().all(|address| self.own.contains(address))
             && house.peers.arrival() == Some(Arrival::Asking)
         {
-            house.is_first().await;
+            house.is_first_if_it_asks().await;
         }
         self.addresses.retain(|address| !(self.own.contains(address) && is_fixed(address)));
         self.seeks = !self.addresses.is_empty();

@@ -39,7 +39,8 @@ struct Shipper {
 /// Refusals in a row.
 #[derive(Default)]
 struct Refused {
-    since: Option<Instant>,
+    /// The first, and the last.
+    since: Option<(Instant, Instant)>,
     /// Has the log been told?
     told: bool,
 }
@@ -47,8 +48,11 @@ struct Refused {
 impl Refused {
     /// One more; `true` when it is time to tell.
     fn again(&mut self) -> bool {
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let due = !self.told && since.elapsed() >= Duration::from_millis(REFUSED_TOLD_MS);
+        let (now, long) = (Instant::now(), Duration::from_millis(REFUSED_TOLD_MS));
+        // What it refused long ago, before it was away, is another matter.
+        let since = self.since.filter(|(_, last)| now - *last < long).map_or(now, |(first, _)| first);
+        self.since = Some((since, now));
+        let due = !self.told && now - since >= long;
         self.told |= due;
         due
     }

@@ -4,13 +4,12 @@
 //! started. What it asks may have been under way when that was done: so nobody is taken in by the first word, but with a ticket.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
 use super::wire::{Claim, Join, Joined, Refusal, Reply, Ticket};
 use super::{House, NOWHERE, is_concrete};
-use crate::limits::{MEMBER_SINCE_AHEAD_MS_MAX, PEER_ANSWER_MS};
+use crate::limits::{MEMBER_SINCE_AHEAD_MS_MAX, ORIGINS_JOIN_MAX, PEER_ANSWER_MS};
 use crate::peers::{Arrival, canonical};
-use crate::replica::{NodeId, Records, VersionVector, check_vector};
+use crate::replica::{NodeId, Records, check_vector};
 use crate::storage::{Action, Rejection};
 
 impl House {
@@ -24,7 +23,7 @@ impl House {
     ) -> Reply {
         if !join.ticket.is_some_and(|ticket| self.is_fresh(ticket)) {
             let ticket = Ticket { run: self.run, at_ms: self.age_ms() };
-            return Reply::Ticket(ticket, self.store.published().vv.get(from));
+            return Reply::Ticket(ticket, self.known_of(from));
         }
         if let Err(e) = check_vector(&join.vv) {
             return Reply::Refused(Refusal::Malformed(e.to_string()));
@@ -36,6 +35,13 @@ impl House {
         if self.store.is_out() {
             // Who came in by it would be out as well.
             return Reply::Refused(Refusal::NotNow("it is no member itself any more".into()));
+        }
+        if self.store.published().vv.iter().len() >= ORIGINS_JOIN_MAX && !self.store.is_member(from) {
+            let why = format!(
+                "nodes have written in its cluster under {ORIGINS_JOIN_MAX} ids, which is as many as it takes in: begin \
+                 another one with an export of this one"
+            );
+            return Reply::Refused(Refusal::Malformed(why));
         }
         if join.members <= 1 && self.seeks_alone() && !self.rivals().is_asked_by(from) {
             return Reply::Refused(Refusal::Asking(self.store.me()));
@@ -69,8 +75,8 @@ impl House {
                            it with this node's address to join by";
                 return Reply::Refused(Refusal::Malformed(why.into()));
             }
-            if self.peers.arrival() == Some(Arrival::Asking) {
-                // As if it had been taken in; when the other is a member. Before it belongs there: it may be killed in between.
+            if self.comes_anew(true) {
+                // As if it had been taken in; when the other is a member.
                 if let Err(e) = self.store.arrive(Some(join.vv.clone())).await {
                     return Reply::Refused(Refusal::NotNow(e.to_string()));
                 }
@@ -115,12 +121,11 @@ impl House {
             Ok(false) => {}
             Err(e) => return Reply::Refused(Refusal::NotNow(e.to_string())),
         }
-        if self.peers.arrival() == Some(Arrival::Asking) {
-            match goal {
-                Some(goal) => self.peers.arrive(Some(Arrival::Behind(goal))),
-                // Who takes others in is the first of their cluster, and has all that there is in it.
-                None => self.is_first().await,
-            }
+        if let Some(goal) = goal {
+            self.peers.arrive(Some(Arrival::Behind(goal)));
+        } else if self.peers.arrival() == Some(Arrival::Asking) {
+            // Who takes others in is the first of their cluster, and has all that there is in it.
+            self.is_first().await;
         }
         // In this order: what the vector covers is in the roster, or was superseded.
         let vv = self.store.published().vv.clone();
@@ -134,27 +139,6 @@ impl House {
     /// Is it told to join, in and of nothing yet?
     fn seeks_alone(&self) -> bool {
         self.peers.arrival() == Some(Arrival::Asking) || (self.fellows().is_empty() && self.rivals().seek())
-    }
-
-    /// What there is in the cluster, as far as this node knows, which has so much of it: whoever comes in by one that has not
-    /// arrived itself must not take that for all.
-    pub(super) fn goal(&self, vv: &VersionVector) -> VersionVector {
-        let mut goal = vv.clone();
-        if let Some(Arrival::Behind(lacks)) = self.peers.arrival()
-            && !self.stalls.load(Ordering::Relaxed)
-        {
-            goal.join(&lacks);
-        }
-        goal
-    }
-
-    /// The node begins a cluster, and lacks nothing of it: nor what it was to get from another one, had it not been killed then.
-    pub(super) async fn is_first(&self) {
-        self.peers.arrive(None);
-        if !matches!(self.store.arriving(), Ok(None)) {
-            // Should it not be noted, it is found out when nobody has that.
-            let _ = self.store.arrive(None).await;
-        }
     }
 
     /// Did this process give it no longer ago than its sender waits for an answer?

@@ -13,7 +13,7 @@ use super::dot::NodeId;
 use super::entry::{Entry, Value};
 use super::vector::VersionVector;
 use super::{Change, Kind};
-use crate::limits::{KEY_BYTES_MAX, SEQ_MAX};
+use crate::limits::{KEY_BYTES_MAX, ORIGINS_MAX, SEQ_MAX};
 
 /// How much one frame or piece may hold; what reaches a bound is the last of it.
 #[derive(Clone, Copy, Debug)]
@@ -114,8 +114,11 @@ impl Sweep {
     }
 }
 
-/// Events that nodes can have made.
+/// Events that nodes can have made, and of no more nodes than there may be.
 pub fn check_vector(vv: &VersionVector) -> Result<(), Malformed> {
+    if vv.iter().len() > ORIGINS_MAX {
+        return Err(Malformed("events of too many nodes"));
+    }
     match vv.iter().all(|dot| dot.origin != NodeId::NOBODY && dot.seq <= SEQ_MAX) {
         true => Ok(()),
         false => Err(Malformed("an event that no node has made")),

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::dot::{Dot, NodeId, NotAName};
-use crate::limits::SESSION_DOTS_MAX;
+use crate::limits::ORIGINS_MAX;
 
 /// Origins in order, each with its highest seq; a missing origin stands for 0, and 0 is never stored.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +124,7 @@ impl std::str::FromStr for VersionVector {
     type Err = NotAName;
 
     fn from_str(text: &str) -> Result<VersionVector, NotAName> {
-        if text.split('.').count() > SESSION_DOTS_MAX {
+        if text.split('.').count() > ORIGINS_MAX {
             return Err(NotAName);
         }
         text.split('.').map(str::parse).collect::<Result<Vec<Dot>, _>>().map(VersionVector::from)

@@ -35,7 +35,8 @@ use super::watchdog::Watchdog;
 use super::{Published, Settings, Shared};
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_DISCARD_BYTES_MAX, COMMIT_WRITES_MAX, EXPIRED_PER_COMMIT_MAX, EXPIRY_GRACE_MS,
-    EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS, FORGET_PER_COMMIT_MAX, LAPSE_LOOK_MS, SIBLINGS_BYTES_MAX, SIBLINGS_MAX,
+    EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS, FORGET_PER_COMMIT_MAX, LAPSE_LOOK_MS, ORIGINS_MAX, SIBLINGS_BYTES_MAX,
+    SIBLINGS_MAX,
 };
 use crate::replica::{
     Dot, Entry, Kind, NodeId, Place, Replaces, Replica, Token, Trees as _, Unit, Value, Version,
@@ -395,6 +396,11 @@ impl Committer {
 
     /// Takes in what a peer has sent.
     fn take(&mut self, parcel: &Parcel, now_ms: u64) -> Result<(), Refusal> {
+        let known = self.replica.vv();
+        let new = parcel.origins().into_iter().filter(|origin| known.get(*origin) == 0).count();
+        if known.iter().len() + new > ORIGINS_MAX {
+            return Err(Refusal::Client(Rejection::TooManyOrigins));
+        }
         if self.disk.spend(parcel.bytes() as u64) == Room::None {
             self.shared.metrics.refused_disk_full.one();
             return Err(Refusal::Client(Rejection::DiskFull));

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use crate::exit::Exit;
+use crate::limits::ORIGINS_MAX;
 
 /// A store that can't be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +115,9 @@ pub enum Rejection {
     /// A piece of a sweep does not go on where the last one ended: it must begin anew.
     #[error("this is not the next piece of what it is being sent")]
     OutOfTurn,
+    /// It would be of more nodes than a cluster may have had.
+    #[error("these would be events of too many nodes: a cluster has those of at most {ORIGINS_MAX}, ever")]
+    TooManyOrigins,
     /// The queue is full: try again.
     #[error("too many writes are waiting")]
     Busy,

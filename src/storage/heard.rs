@@ -50,8 +50,10 @@ impl Heard {
     pub fn say(&self, peer: NodeId, vv: &VersionVector, now_ms: u64) -> bool {
         let mut said = self.said();
         let Some(known) = said.get_mut(&peer) else { return false };
+        // Who was away for long may be one that forgetting goes on without: it is waited for again.
+        let back = now_ms.saturating_sub(known.at_ms) > LAPSE_LOOK_MS;
         known.at_ms = now_ms;
-        if known.vv.covers_all(vv) {
+        if known.vv.covers_all(vv) && !back {
             return false;
         }
         known.vv.join(vv);
@@ -133,5 +135,26 @@ impl Heard {
 
     fn said(&self) -> MutexGuard<'_, BTreeMap<NodeId, Said>> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::Dot;
+
+    #[test]
+    fn who_comes_back_with_nothing_new_is_news() {
+        let (peer, heard) = (NodeId(7), Heard::new(0));
+        let vv = [Dot::new(peer, 3)].into_iter().collect();
+        heard.keep(&[peer].into(), 0);
+        heard.say(peer, &vv, 1);
+        assert!(heard.news(1).is_some());
+        let says = |now_ms| {
+            assert!(!heard.want(true));
+            heard.say(peer, &vv, now_ms)
+        };
+        assert!(!says(2) && heard.news(2).is_none(), "it says the same as before");
+        assert!(says(3 + LAPSE_LOOK_MS), "nobody else may be there to speak");
     }
 }

@@ -159,15 +159,21 @@ impl Store {
         self.note(Note::NotFormer(id)).await
     }
 
-    /// The node has not arrived before it has this, or it has arrived; on the disk when this comes back.
+    /// The node has not arrived before it has this, of which nobody has told it yet if it is nothing; or it has arrived. On the
+    /// disk when this comes back.
     pub async fn arrive(&self, goal: Option<VersionVector>) -> Result<(), Rejection> {
         self.note(Note::Arriving(goal)).await
     }
 
-    /// What the node has to get before it has arrived, if it has not.
+    /// What the node has to get before it has arrived, if it has not; nothing when nobody has told it yet.
     pub fn arriving(&self) -> Result<Option<VersionVector>, Error> {
-        let goal = self.text(meta::ARRIVING)?.and_then(|text| text.parse().ok());
-        Ok(goal.filter(|goal| !self.published().vv.covers_all(goal)))
+        let Some(text) = self.text(meta::ARRIVING)? else { return Ok(None) };
+        if text.is_empty() {
+            return Ok(Some(VersionVector::new()));
+        }
+        let damaged = |_| Error::Damaged("what the node has yet to get from its cluster is damaged".into());
+        let goal = text.parse::<VersionVector>().map_err(damaged)?;
+        Ok(Some(goal).filter(|goal| !self.published().vv.covers_all(goal)))
     }
 
     /// Are the files a copy of those in which the node last wrote under its id? A copy that keeps even the time at which a

@@ -3,7 +3,7 @@
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::replica::{Dot, Entry, Frame, Kind, Sweep, Token};
+use crate::replica::{Dot, Entry, Frame, Kind, NodeId, Sweep, Token};
 
 /// A write as a client means it.
 #[derive(Debug)]
@@ -82,6 +82,14 @@ pub enum Parcel {
 }
 
 impl Parcel {
+    /// Whose events it may bring.
+    pub fn origins(&self) -> Vec<NodeId> {
+        match self {
+            Parcel::Frame(frame) => frame.ranges.iter().map(|range| range.origin).collect(),
+            Parcel::Sweep(sweep) => sweep.target.iter().map(|dot| dot.origin).collect(),
+        }
+    }
+
     /// Bytes of all values in it.
     pub fn bytes(&self) -> usize {
         let entries = match self {

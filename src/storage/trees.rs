@@ -37,7 +37,7 @@ pub mod meta {
     /// line.
     pub const BACK_TO: &[u8] = b"back-to";
     /// What the cluster had when it took in this node, which came with nothing and has not got all of it: a version vector's
-    /// text.
+    /// text; empty while nobody has taken it in.
     pub const ARRIVING: &[u8] = b"arriving";
     /// When the file that holds the data was made, where the node last knew that it writes under a name of its own: seconds
     /// since 1970:8 nanoseconds:4. A copy has another time.

@@ -15,7 +15,7 @@ use dynarust::limits::ROSTER_LOOK_MS;
 /// Enough for some messages.
 const KEYS: u64 = 120;
 
-fn fill(node: &Node) {
+pub fn fill(node: &Node) {
     let value = "x".repeat(20_000);
     for n in 0..KEYS {
         assert_eq!(put(node, &format!("key{n}"), &value).status, 201);
@@ -230,7 +230,7 @@ fn what_was_deleted_is_forgotten_when_nothing_else_happens() {
 }
 
 /// A node on its way in, which is sent next to nothing: by a line that leads there.
-fn on_its_way(dir: &Path, by: &Node) -> (Node, Proxy) {
+pub fn on_its_way(dir: &Path, by: &Node) -> (Node, Proxy) {
     let line = Proxy::start();
     let address = free_address();
     line.leads_to(address);
@@ -253,7 +253,7 @@ fn who_lacks_what_nobody_has_is_ready_when_those_who_had_it_are_evicted() {
     let (node, line) = on_its_way(&dirs.path().join("node"), &sponsor);
     sponsor.kill();
     line.set(Line::Good);
-    wait_until(SETTLED, "it asks on", || node.log().contains("can't join by"));
+    wait_until(SETTLED, "it asks", || node.log().contains("nothing comes any more"));
     assert_eq!(node.request("GET", "/ready", "").status, 503);
     evict(&node, &lost);
     wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
@@ -280,4 +280,134 @@ fn who_takes_in_one_with_data_is_ready_when_it_has_that() {
         is_ready_with_all(&new);
         wait_until(SETTLED, &format!("round {round}: one cluster"), || state(&old, &id(&new)) == "alive");
     }
+}
+
+/// The second of a new cluster is gone before it has sent anything, not even its own record.
+#[test]
+fn who_begins_a_cluster_with_one_that_is_gone_is_ready() {
+    let dirs = tempfile::tempdir().unwrap();
+    let addresses = [free_address(), free_address()];
+    let start = |number: usize| {
+        let mut command = Command::new(binary());
+        command.args([addresses[number].to_string(), addresses[1 - number].to_string()]);
+        command.arg("--data-dir").arg(dirs.path().join(number.to_string()));
+        Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"))
+    };
+    let mut nodes = vec![start(0), start(1)];
+    let founder = |node: &Node| node.log().contains("is a member now");
+    wait_until(SETTLED, "one takes the other in", || nodes.iter().any(founder));
+    nodes.retain_mut(|node| {
+        let stays = founder(node);
+        if !stays {
+            node.signal(libc::SIGKILL);
+        }
+        stays
+    });
+    let node = &nodes[0];
+    wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
+    let third = Node::start(&dirs.path().join("third"), &[&node.address.to_string()]);
+    wait_until(SETTLED, "another one is", || third.request("GET", "/ready", "").status == 200);
+}
+
+/// What it was told by a client is not what there is.
+#[test]
+fn who_is_started_again_before_anybody_took_it_in_is_ready_when_it_has_everything() {
+    let mut cluster = Cluster::start(1);
+    fill(cluster.node(0));
+    let by = cluster.node(0).address;
+    cluster.kill(0);
+    let dirs = tempfile::tempdir().unwrap();
+    let node = Node::start(dirs.path(), &[&by.to_string()]);
+    assert_eq!(put(&node, "own", "x").status, 201);
+    node.kill();
+    let node = Node::start(dirs.path(), &[&by.to_string()]);
+    assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&node));
+    up_at(&mut cluster, 0, by, &[]);
+    is_ready_with_all(&node);
+    shows(cluster.node(0), "own", Some("x"));
+}
+
+/// It was away since before there was anything, and does not know who came meanwhile. The one that does stands still.
+#[test]
+fn a_member_that_comes_back_does_not_say_what_a_newcomer_has_to_get() {
+    let mut cluster = Cluster::start(2);
+    cluster.settle();
+    let address = cluster.node(1).address;
+    cluster.kill(1);
+    fill(cluster.node(0));
+    let dirs = tempfile::tempdir().unwrap();
+    let (node, line) = on_its_way(dirs.path(), cluster.node(0));
+    cluster.node(0).signal(libc::SIGSTOP);
+    up_at(&mut cluster, 1, address, &[]);
+    wait_until(SETTLED, "it is taken in there too", || cluster.node(1).log().contains("is a member now"));
+    let since = Instant::now();
+    wait_until(SOON, "it has looked", || {
+        assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&node));
+        since.elapsed() > Duration::from_millis(4 * ROSTER_LOOK_MS)
+    });
+    cluster.node(0).signal(libc::SIGCONT);
+    line.set(Line::Good);
+    is_ready_with_all(&node);
+}
+
+/// Nothing comes to it, though the one that has everything answers whatever it asks.
+#[test]
+fn who_joins_by_one_that_nobody_reaches_is_ready_when_it_has_everything() {
+    let dirs = tempfile::tempdir().unwrap();
+    let first = Node::start(&dirs.path().join("first"), &[]);
+    fill(&first);
+    let line = Proxy::start();
+    line.set(Line::Dead);
+    let flags = [&first.address.to_string(), "--advertise", &line.address.to_string()];
+    let second = Node::start(&dirs.path().join("second"), &flags);
+    line.leads_to(second.address);
+    wait_until(SETTLED, "it asks what there is", || second.log().contains("nothing comes any more"));
+    assert_eq!(second.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&second));
+    let third = Node::start(&dirs.path().join("third"), &[&second.address.to_string()]);
+    is_ready_with_all(&third);
+    line.set(Line::Good);
+    is_ready_with_all(&second);
+}
+
+/// It was started again in between, and is told to join by the one that is lost.
+#[test]
+fn who_was_started_again_is_ready_when_those_who_had_what_it_lacks_are_evicted() {
+    let dirs = tempfile::tempdir().unwrap();
+    let sponsor = Node::start(&dirs.path().join("sponsor"), &[]);
+    fill(&sponsor);
+    let (lost, by) = (id(&sponsor), sponsor.address.to_string());
+    let dir = dirs.path().join("node");
+    let (node, line) = on_its_way(&dir, &sponsor);
+    let address = node.address;
+    sponsor.kill();
+    node.kill();
+    line.set(Line::Good);
+    let mut command = Command::new(binary());
+    command.args([&address.to_string(), &by, "--advertise", &line.address.to_string(), "--data-dir"]);
+    command.arg(dir);
+    let node = Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"));
+    assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&node));
+    evict(&node, &lost);
+    wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
+}
+
+/// One that was down when others began a cluster without it, and is told to join nobody: they ask it.
+#[test]
+fn an_empty_node_that_others_wait_for_is_ready_when_it_has_everything() {
+    let (dirs, late) = (tempfile::tempdir().unwrap(), free_address());
+    let first = Node::start(&dirs.path().join("first"), &[&late.to_string()]);
+    let second = Node::start(&dirs.path().join("second"), &[&first.address.to_string()]);
+    wait_until(SETTLED, "they are a cluster", || state(&first, &id(&second)) == "alive");
+    fill(&first);
+    let line = Proxy::start();
+    line.leads_to(late);
+    line.set(Line::Slow(Duration::from_millis(400)));
+    let mut command = Command::new(binary());
+    command.args([&late.to_string(), "--advertise", &line.address.to_string(), "--data-dir"]);
+    command.arg(dirs.path().join("late"));
+    let node = Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"));
+    wait_until(SETTLED, "it belongs there", || state(&node, &id(&first)) != "none");
+    assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&node));
+    line.set(Line::Good);
+    is_ready_with_all(&node);
 }

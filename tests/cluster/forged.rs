@@ -3,7 +3,7 @@
 
 use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows};
 use crate::support::{Node, Response, SOON, binary, wait_until};
-use dynarust::limits::{JOIN_BYTES_MAX, PEER_ANSWER_MS, SEQ_MAX};
+use dynarust::limits::{JOIN_BYTES_MAX, ORIGINS_JOIN_MAX, ORIGINS_MAX, PEER_ANSWER_MS, SEQ_MAX};
 use dynarust::replica::{
     Change, Digest, Dot, Entry, Frame, Hlc, Kind, NodeId, Range, Value, Version, VersionVector,
 };
@@ -198,6 +198,42 @@ fn a_question_to_be_taken_in_is_small() {
     assert_eq!(asks(1_000).status, 200);
     let told = asks(JOIN_BYTES_MAX as u64);
     assert!(told.status == 400 && told.text().contains("to be taken in"), "{}", told.text());
+}
+
+/// A commit writes whose events a node has into one item, which must stay small enough for sled to sync it; and a session's token
+/// names them all.
+#[test]
+fn a_cluster_has_events_of_so_many_nodes_only() {
+    /// More than a node makes in years.
+    const EVENTS: u64 = 10_u64.pow(12);
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let rogue = Rogue::before(&node);
+    assert!(answer(&rogue.joins(&node, "127.0.0.1:1")).contains("127.0.0.1:1"));
+    let of = |origins: std::ops::RangeInclusive<usize>| {
+        let origins = || origins.clone().map(|origin| NodeId((origin as u64) << 40));
+        let vv: Vec<_> = origins().map(|origin| (origin, EVENTS)).collect();
+        let ranges = origins().map(|origin| range(origin, 0, EVENTS)).collect();
+        answer(&say(&node, &rogue.frame(&vv, ranges, Vec::new())))
+    };
+    let known = || get(node.address, "/stats")["version_vector"].as_object().unwrap().len();
+    assert!(of(1..=ORIGINS_MAX + 1).contains("too many nodes"));
+    assert!(known() < 3);
+    of(1..=ORIGINS_JOIN_MAX);
+    assert!(known() > ORIGINS_JOIN_MAX);
+    assert!(of(ORIGINS_JOIN_MAX + 1..=2 * ORIGINS_JOIN_MAX).contains("too many nodes"));
+    of(ORIGINS_JOIN_MAX + 1..=ORIGINS_MAX - 2);
+    for n in 0..100 {
+        assert_eq!(put(&node, &format!("k{n}"), "x").status, 201);
+    }
+    assert!((ORIGINS_MAX - 2..=ORIGINS_MAX).contains(&known()), "{}", known());
+    assert_eq!(get(node.address, "/stats")["disk"]["blobs_files"], 0);
+    let read = node.request("GET", "/key/k1", "");
+    let session = [("Session-Token", read.header("session-token").expect("a token"))];
+    let read = node.request_with("GET", "/key/k1", &session, b"");
+    assert_eq!(read.status, 200, "{}", read.text());
+    let other = Rogue { me: NodeId(0xbed), ..Rogue::before(&node) };
+    assert!(answer(&other.joins(&node, "127.0.0.1:2")).contains("as many as it takes in"));
 }
 
 #[test]
@@ -425,8 +461,8 @@ fn an_empty_node_that_is_asked_to_come_is_ready_when_it_has_what_there_is() {
     let rogue = Rogue { cluster: NodeId(0xc), ..Rogue::before(&node) };
     let shown = |what: &str| get(node.address, "/membership")[what].to_string();
     let before = shown("cluster");
-    let comes = |advertise: &str, seq: u64| {
-        let vv = || [Dot::new(rogue.me, seq)].into_iter().collect();
+    let comes_with = |advertise: &str, vv: VersionVector| {
+        let vv = || vv.clone();
         let join = |ticket| match rogue.alone(ticket, advertise, Some(1), (NEW, 0)) {
             Message::Join { since_ms, claim, for_ms, ticket, left, advertise, port, .. } => {
                 Message::Join { members: 2, since_ms, claim, for_ms, vv: vv(), ticket, left, advertise, port }
@@ -435,6 +471,9 @@ fn an_empty_node_that_is_asked_to_come_is_ready_when_it_has_what_there_is() {
         };
         answer(&rogue.asks(&node, join))
     };
+    let comes = |advertise: &str, seq| comes_with(advertise, [Dot::new(rogue.me, seq)].into_iter().collect());
+    let many = (1..=ORIGINS_MAX as u64 + 1).map(|origin| Dot::new(NodeId(origin), 1)).collect();
+    assert!(comes_with("127.0.0.1:1", many).contains("too many nodes"));
     assert!(comes("0.0.0.0:1", 9).contains("no address of a node"));
     assert!(comes("127.0.0.1:1", u64::MAX).contains("no node has made"));
     assert_eq!(shown("cluster"), before);

@@ -1,6 +1,7 @@
 //! A node made of a backup, in the cluster of which the backup is and in none; and one whose disk was set back.
 
-use crate::cluster::{Cluster, SETTLED, get, id, put, shows, state};
+use crate::arriving::{fill, on_its_way};
+use crate::cluster::{Cluster, SETTLED, free_address, get, id, put, shows, state};
 use crate::membership::{copy, set_back};
 use crate::proxy::{Line, Proxy};
 use crate::support::{Node, SOON, binary, wait_until};
@@ -147,4 +148,29 @@ fn what_was_replaced_elsewhere_is_not_told_to_be_deleted() {
         Command::new(binary()).arg("inspect").arg(cluster.dir(1)).args(looks).output().expect("it runs");
     let told = String::from_utf8(told.stdout).expect("text");
     assert!(told.contains(&second) && !told.contains("delete"), "{told}");
+}
+
+/// The one that answers has yet to get what the node lost, and was told that there is that.
+#[test]
+fn who_was_set_back_learns_so_from_one_that_has_only_heard_of_its_writes() {
+    let mut cluster = Cluster::start(2);
+    let place = tempfile::tempdir().unwrap();
+    let (backup, dir, old) = (place.path().join("backup"), cluster.dir(1), id(cluster.node(1)));
+    put(cluster.node(1), "before?w=2", "x");
+    cluster.kill(1);
+    copy(&dir, &backup);
+    cluster.up_untold(1);
+    (0..9).for_each(|number| drop(put(cluster.node(1), &format!("lost-{number}?w=2"), "y")));
+    cluster.kill(1);
+    set_back(&dir, &backup);
+    fill(cluster.node(0));
+    let (node, line) = on_its_way(&place.path().join("node"), cluster.node(0));
+    cluster.node(0).signal(libc::SIGSTOP);
+    crate::unheard::up_at(&mut cluster, 1, free_address(), &[&node.address.to_string()]);
+    assert_ne!(id(cluster.node(1)), old, "it serves under its old id:\n{}", cluster.node(1).log());
+    cluster.node(0).signal(libc::SIGCONT);
+    line.set(Line::Good);
+    for node in [&node, cluster.node(0), cluster.node(1)] {
+        shows(node, "lost-8", Some("y"));
+    }
 }

@@ -1,0 +1,191 @@
+//! How far this node has got on its way into a cluster: it counts as ready when it has what there was as it came.
+//!
+//! What it lacks is on the disk before it belongs there: it may be killed in between. Once told it stays so, until what comes
+//! stops coming: then those who can be reached say anew what there is. Nothing here makes a node ready that lacks what one of
+//! those holds whom it asked.
+
+use std::time::{Duration, Instant};
+
+use super::House;
+use super::error::Error;
+use super::join::ask_to_join;
+use super::wire::Refusal;
+use crate::limits::PEER_ANSWER_MS;
+use crate::peers::{Arrival, Liveness};
+use crate::replica::{Dot, NodeId, VersionVector};
+use crate::storage::{self, Rejection};
+
+impl House {
+    /// Finds out at the start of the process, from what is on the disk. Is it to come to a cluster, it asks for that.
+    pub(super) fn resume_arrival(&self, asks: bool) -> Result<(), Error> {
+        let noted = self.store.arriving()?;
+        // Who was killed as it was taken in asks again; who left before it had all still lacks that.
+        let arrival = match noted.filter(|goal| !goal.is_empty()) {
+            _ if asks && self.comes_with_nothing()? => Some(Arrival::Asking),
+            goal => goal.map(Arrival::Behind),
+        };
+        self.peers.arrive(arrival);
+        Ok(())
+    }
+
+    /// On the disk before the node serves: a client's write that it takes meanwhile is not what it was to get.
+    pub(super) async fn note_arrival(&self) -> Result<(), Error> {
+        let noted = self.store.arriving()?;
+        let written = match self.peers.arrival() {
+            Some(Arrival::Asking) if noted.is_none() => self.store.arrive(Some(VersionVector::new())).await,
+            None if noted.is_some() => self.store.arrive(None).await,
+            _ => Ok(()),
+        };
+        let failed = |e| storage::Error::Failed(format!("can't note how far this node has got: {e}"));
+        Ok(written.map_err(failed)?)
+    }
+
+    /// Has it nothing yet that a cluster gave it, nor ever had?
+    pub(super) fn comes_with_nothing(&self) -> Result<bool, Error> {
+        let asked = self.store.arriving()?.is_some_and(|goal| goal.is_empty());
+        Ok(self.fellows().is_empty() && (asked || self.store.published().totals.keys == 0))
+    }
+
+    /// Is what it is told now what it has to get before it is ready? It belongs to another cluster from now on if it `adopts`
+    /// that.
+    pub(super) fn comes_anew(&self, adopts: bool) -> bool {
+        match self.peers.arrival() {
+            Some(Arrival::Asking) => true,
+            Some(Arrival::Behind(_)) => adopts,
+            None => adopts && self.store.published().totals.keys == 0,
+        }
+    }
+
+    /// What there is in the cluster, as far as this node knows, which has so much of it: whoever comes in by one that has not
+    /// arrived itself must not take that for all.
+    pub(super) fn goal(&self, vv: &VersionVector) -> VersionVector {
+        let mut goal = vv.clone();
+        if let Some(Arrival::Behind(lacks)) = self.peers.arrival() {
+            goal.join(&lacks);
+        }
+        goal
+    }
+
+    /// How many events of a node there are, as far as this node knows: some of them may have yet to come here.
+    pub(super) fn known_of(&self, id: NodeId) -> u64 {
+        self.goal(&self.store.published().vv).get(id)
+    }
+
+    /// The node begins a cluster, and lacks nothing of it: nor what it was to get from another one, had it not been killed then.
+    pub(super) async fn is_first(&self) {
+        self.peers.arrive(None);
+        if !matches!(self.store.arriving(), Ok(None)) {
+            // Should it not be noted, it is found out when nobody has that.
+            let _ = self.store.arrive(None).await;
+        }
+    }
+
+    /// The same, unless it has just come to a cluster by one that asked it.
+    pub(super) async fn is_first_if_it_asks(&self) {
+        let _adopting = self.adopting.lock().await;
+        if self.peers.arrival() == Some(Arrival::Asking) {
+            self.is_first().await;
+        }
+    }
+}
+
+/// Sees what comes to a node that lacks something yet.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// What had come, and when that last was something else.
+    came: Option<(Came, Instant)>,
+    /// Has there been another member since the process was started?
+    had_others: bool,
+    /// Does the log say that nothing comes any more?
+    told: bool,
+}
+
+/// How much of what it lacks: what is written meanwhile is no news. Of a sweep the vector shows the end only.
+type Came = (VersionVector, Option<(NodeId, Instant)>);
+
+impl Progress {
+    /// Has it arrived, or does it get there? Whom it `seeks` to be taken in by may have what it lacks.
+    pub(super) async fn look(&mut self, house: &House, seeks: bool) {
+        let others = house.others();
+        self.had_others |= !others.is_empty();
+        let Some(Arrival::Behind(goal)) = house.peers.arrival() else {
+            (self.came, self.told) = (None, false);
+            return;
+        };
+        let vv = house.store.published().vv.clone();
+        let lacks = !vv.covers_all(&goal);
+        if lacks && !self.is_last(house, &others, seeks) {
+            let so_far = |dot: Dot| Dot::new(dot.origin, vv.get(dot.origin).min(dot.seq));
+            let came = (goal.iter().map(so_far).collect(), house.sweeper());
+            match &self.came {
+                Some((before, since)) if *before == came => {
+                    if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
+                        self.came = None;
+                        self.ask_what_there_is(house, &others).await;
+                    }
+                }
+                _ => self.came = Some((came, Instant::now())),
+            }
+            return;
+        }
+        if lacks {
+            log::warn!(
+                "this node had not yet all that its cluster had, and is the last member now: the rest is lost"
+            );
+        }
+        house.peers.arrive(None);
+        // Should it not be noted, it is seen to be so at the next start.
+        let _ = house.store.arrive(None).await;
+    }
+
+    /// Are those gone for good that had what it lacks? Where it has not yet been told of any, it was killed as it came, and is to
+    /// be taken in once more.
+    fn is_last(&self, house: &House, others: &[NodeId], seeks: bool) -> bool {
+        let had_others = || {
+            let evicted = house.store.evicted();
+            self.had_others || house.was_member() || evicted.iter().any(|id| *id != house.store.me())
+        };
+        others.is_empty() && (!seeks || had_others())
+    }
+
+    /// Nothing comes any more: whoever had it may be lost with its disk. What there is, is what those have who answer, if one of
+    /// them has arrived itself, or if nobody is left to wait for. Else all wait for one that may come back, or is evicted.
+    async fn ask_what_there_is(&mut self, house: &House, others: &[NodeId]) {
+        if !self.told {
+            log::warn!(
+                "nothing comes any more of what this node lacks: it asks the other members what there is"
+            );
+            self.told = true;
+        }
+        let (mut held, mut answered, mut arrived) = (VersionVector::new(), 0, false);
+        for id in others {
+            if house.peers.get(*id).liveness == Liveness::Down {
+                continue;
+            }
+            let Some(address) = house.reach(*id).await else { continue };
+            match ask_to_join(house, &address).await {
+                Ok(word) if word.by == *id => {
+                    answered += 1;
+                    arrived |= word.vv.covers_all(&word.goal);
+                    held.join(&word.vv);
+                }
+                Ok(_) => {}
+                Err(Error::Refused(refusal @ Refusal::RolledBack(_))) => house.give_up(id, &refusal),
+                Err(error) => log::debug!("member {id} does not say what there is: {error}"),
+            }
+        }
+        let stays_behind = matches!(house.peers.arrival(), Some(Arrival::Behind(_)));
+        if stays_behind && (arrived || answered == others.len()) && house.lacks(held).await.is_err() {
+            log::debug!("what there is could not be noted");
+        }
+    }
+}
+
+impl House {
+    /// From now on it is ready when it has this.
+    async fn lacks(&self, goal: VersionVector) -> Result<(), Rejection> {
+        self.store.arrive(Some(goal.clone())).await?;
+        self.peers.arrive(Some(Arrival::Behind(goal)));
+        Ok(())
+    }
+}
