@@ -41,8 +41,8 @@ pub const ORIGINS_MAX: usize = 4_096;
 /// With more origins than so many nobody is taken in any more. Who is in may take another id yet.
 pub const ORIGINS_JOIN_MAX: usize = ORIGINS_MAX * 3 / 4;
 
-/// The vectors of the summary at 18 bytes an origin, and the text of what a node has yet to get, in one leaf with what else a node
-/// remembers of itself.
+/// The vectors of the summary at 18 bytes an origin, and the text of what a node has yet to get, in one leaf with what else a
+/// node remembers of itself.
 const _: () = assert!(ORIGINS_MAX * (3 * 18 + 38) + (64 << 10) < SEGMENT_BYTES / 4);
 
 /// Most entity tags in one `If-Match` or `If-None-Match`.
@@ -283,6 +283,11 @@ pub const FULL_QUEUE_PAUSE_MS: u64 = 5;
 pub const FRAME_EVENTS_MAX: u64 = 4_096;
 /// Bytes of all entries of one frame or piece of a sweep, about; a larger entry travels alone.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// The same of the first message to a member, and of those to one that answers late. Five that send on a line of 100 bytes/ms at
+/// the same time have an answer after four seconds: long before it is given up, or another one begins anew.
+pub const MESSAGE_BYTES_LEAST: usize = 64 << 10;
+/// What is answered within the first of these is followed by twice as much, what takes longer than the second by half, in ms.
+pub const MESSAGE_ANSWER_MS: (u64, u64) = (1_000, 2_000);
 /// Keys of one piece of a sweep, at first and at most: a commit there and a millisecond of reading here, behind which clients
 /// of both wait. More where it is the line that takes its time.
 pub const SWEEP_KEYS: (u64, u64) = (128, 4_096);

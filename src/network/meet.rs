@@ -13,6 +13,7 @@ use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
 use crate::exit::Exit;
 use crate::limits::CONTACT_MS;
+use crate::peers::Arrival;
 use crate::replica::{Frame, NodeId};
 use crate::storage;
 
@@ -269,7 +270,9 @@ async fn come_back(house: &Arc<House>, left_there: Vec<String>) -> Result<Vec<St
     let adopted = house.store.adopt(left).await;
     adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
     house.found().await;
-    house.is_first().await;
+    if !matches!(house.peers.arrival(), Some(Arrival::Behind(_))) {
+        house.is_first().await;
+    }
     Ok(addresses)
 }
 

@@ -17,6 +17,7 @@ mod evict;
 mod join;
 mod keeper;
 mod leave;
+mod load;
 mod meet;
 mod pulse;
 mod reach;

@@ -178,7 +178,10 @@ impl Seeker<'_> {
                     answer => break answer,
                 }
             };
-            if !matches!(answer, Err(Error::Unreachable(_) | Error::Unanswered(_))) {
+            if !matches!(
+                answer,
+                Err(Error::Unreachable(_) | Error::Unanswered(_) | Error::Secret | Error::Protocol { .. })
+            ) {
                 self.silent.remove(&address);
             }
             // It was told so by the answer.
@@ -192,7 +195,8 @@ impl Seeker<'_> {
             match &error {
                 Error::Refused(refusal @ Refusal::RolledBack(_)) => house.give_up(&address, refusal),
                 Error::Refused(Refusal::Asking(id)) => drop(house.rivals().asked.insert(*id)),
-                Error::Refused(Refusal::NotNow(_)) => unclear = true,
+                // A member answers, as soon as somebody mends that.
+                Error::Refused(Refusal::NotNow(_)) | Error::Secret | Error::Protocol { .. } => unclear = true,
                 Error::Own => drop(self.own.insert(address.clone())),
                 // It may be starting as well; or have taken the node in, though that was not heard.
                 Error::Unreachable(_) => unclear |= self.is_early(JOIN_TOLD_MS),

@@ -12,13 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::error::Error;
+use super::load::Load;
 use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
-use crate::limits::{
-    COMPARE_PAUSE_MS, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, REFUSED_TOLD_MS, SWEEP_ANSWER_MS, SWEEP_KEYS,
-    TELL_MS, TELL_SHARE, UNEQUAL_LOOKS,
-};
-use crate::replica::{Bounds, Courier, NodeId, VersionVector};
+use crate::limits::{COMPARE_PAUSE_MS, REFUSED_TOLD_MS, TELL_MS, TELL_SHARE, UNEQUAL_LOOKS};
+use crate::replica::{Courier, NodeId, VersionVector};
 use crate::storage::Next;
 
 /// Carries out what the rules decide for one member.
@@ -32,8 +30,9 @@ struct Shipper {
     told: Option<(VersionVector, Instant)>,
     comparisons: Comparisons,
     refused: Refused,
-    /// Keys of the next piece of a sweep.
-    piece_keys: u64,
+    load: Load,
+    /// Why it is sent everything, if it is.
+    reason: String,
 }
 
 /// Refusals in a row.
@@ -89,8 +88,8 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
     let mut feed = house.store.feed();
     let (courier, began) = (Courier::new(peer), Instant::now());
     let (comparisons, refused) = (Comparisons { last: None }, Refused::default());
-    let piece_keys = SWEEP_KEYS.0;
-    let mut shipper = Shipper { house, peer, courier, began, told: None, comparisons, refused, piece_keys };
+    let (load, reason) = (Load::new(), String::new());
+    let mut shipper = Shipper { house, peer, courier, began, told: None, comparisons, refused, load, reason };
     let mut failures = 0;
     loop {
         feed.mark_unchanged();
@@ -149,13 +148,15 @@ impl Shipper {
             _ => None,
         };
         let said = house.store.said_by(self.peer).unwrap_or_default().vv;
-        let (sweeps, asked) = (matches!(&message, Message::Sweep(..)), Instant::now());
+        let (sweeps, opens) = match &message {
+            Message::Sweep(_, piece) => (true, piece.opens()),
+            _ => (false, false),
+        };
+        let asked = Instant::now();
         let (from, reply) = house.ask(&address, message).await?;
-        if sweeps {
-            self.piece_keys = match asked.elapsed() > Duration::from_millis(SWEEP_ANSWER_MS) {
-                true => (2 * self.piece_keys).min(SWEEP_KEYS.1),
-                false => (self.piece_keys / 2).max(SWEEP_KEYS.0),
-            };
+        self.load.answered(asked.elapsed(), sweeps);
+        if opens {
+            log::info!("member {} lacks {}: it is sent everything", self.peer, self.reason);
         }
         if from != self.peer {
             return Err(Refusal::OtherNode(from).into());
@@ -208,26 +209,27 @@ impl Shipper {
                 let said = house.store.said_by(self.peer).map(|said| said.vv);
                 let now_ms = self.began.elapsed().as_millis() as u64;
                 let wants = self.courier.wants(house.store.me(), &published.vv, said.as_ref(), now_ms);
-                let bounds = Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX };
-                match house.store.next_for(self.peer, &wants, bounds).await? {
+                match house.store.next_for(self.peer, &wants, self.load.of_events()).await? {
                     Next::Frame(frame) => {
                         self.courier.met();
                         return Ok(Message::Frame(self.peer, frame));
                     }
                     Next::Sweep { target, rather: None } => {
-                        log::info!("member {} lacks more than the log has: it is sent everything", self.peer);
+                        self.reason = "more than the log has".to_owned();
                         self.courier.begin_sweep(target);
                     }
                     Next::Sweep { target, rather: Some(events) } => {
-                        let what = "so many that everything takes less: it is sent everything";
-                        log::info!("member {} lacks {events} events, {what}", self.peer);
+                        self.reason = format!("{events} events, so many that everything takes less");
                         self.courier.choose_sweep(target);
                     }
                 }
             }
             let (target, after) = self.courier.piece().expect("begun above, or under way");
-            let bounds = Bounds { count: self.piece_keys, bytes: FRAME_BYTES_MAX };
-            let piece = house.store.sweep_for(target, after, bounds).await?;
+            let piece = match after.is_none() && self.courier.sweeping() {
+                // Refused, since another one sends it everything, it costs next to nothing.
+                true => house.store.opening(target),
+                false => house.store.sweep_for(target, after, self.load.of_keys()).await?,
+            };
             let said = house.store.said_by(self.peer).map(|said| said.vv);
             if !self.courier.outgrown(&house.store.published().forgotten, said.as_ref()) {
                 self.courier.sent(&piece);
@@ -243,7 +245,12 @@ impl Shipper {
         if self.courier.comparing() {
             self.comparisons.cut_off();
         }
-        self.courier.failed();
+        self.load.failed();
+        match error {
+            // As a rule another one is sending it everything.
+            Error::Refused(Refusal::NotNow(_)) if self.courier.sweeping() => self.courier.put_off(),
+            _ => self.courier.failed(),
+        }
         self.house.missed(self.peer, error);
         // An event may have come there by another way while this message was: only what we never had counts.
         let own = self.house.store.published().vv.get(self.house.store.me());

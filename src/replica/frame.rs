@@ -97,6 +97,11 @@ impl Sweep {
         self.target.is_empty()
     }
 
+    /// Is it the first piece of a sweep?
+    pub fn opens(&self) -> bool {
+        self.after.is_none() && !self.compares()
+    }
+
     /// Holds what comes from elsewhere to the promises that the rules rest on.
     pub fn check(&self) -> Result<(), Malformed> {
         let beyond = |(kind, key): &(Kind, Vec<u8>)| {

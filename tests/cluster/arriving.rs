@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dynarust::limits::ROSTER_LOOK_MS;
+use dynarust::limits::{RETRY_MS, ROSTER_LOOK_MS};
 
 /// Enough for some messages.
 const KEYS: u64 = 120;
@@ -410,4 +410,82 @@ fn an_empty_node_that_others_wait_for_is_ready_when_it_has_everything() {
     assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&node));
     line.set(Line::Good);
     is_ready_with_all(&node);
+}
+
+/// It left as it stopped, and nobody is there that it could go back to.
+#[test]
+fn who_comes_back_to_nobody_lacks_what_it_lacked() {
+    let mut cluster = Cluster::start(1);
+    fill(cluster.node(0));
+    let (by, line, dirs) = (cluster.node(0).address, Proxy::start(), tempfile::tempdir().unwrap());
+    let address = free_address();
+    line.leads_to(address);
+    line.set(Line::Slow(Duration::from_millis(400)));
+    let start = |join: &[String]| {
+        let mut command = Command::new(binary());
+        command.arg(address.to_string()).args(join).arg("--leave-on-exit");
+        command.args(["--advertise", &line.address.to_string(), "--data-dir"]).arg(dirs.path());
+        Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"))
+    };
+    let node = start(&[by.to_string()]);
+    wait_until(SETTLED, "some of it came", || (1..KEYS).contains(&keys(&node)));
+    assert_eq!(node.stop().code(), Some(0));
+    cluster.kill(0);
+    let node = start(&[]);
+    assert!(node.log().contains("begins it again"), "{}", node.log());
+    assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&node));
+    up_at(&mut cluster, 0, by, &[]);
+    line.set(Line::Good);
+    is_ready_with_all(&node);
+}
+
+/// All send to it at the same time, over a line that carries little.
+#[test]
+fn a_thin_line_carries_everything_to_who_joins() {
+    let cluster = Cluster::with(4, &["--log-mib", "0"]);
+    fill(cluster.node(0));
+    (1..4).for_each(|number| drop(put(cluster.node(number), &format!("own{number}"), "x")));
+    cluster.settle();
+    let dirs = tempfile::tempdir().unwrap();
+    let (node, line) = on_its_way(dirs.path(), cluster.node(0));
+    line.set(Line::Thin(160));
+    is_ready_with_all(&node);
+}
+
+/// A member answers, and takes in nobody who shows another secret.
+#[test]
+fn new_nodes_with_a_wrong_secret_begin_no_cluster_of_their_own() {
+    let dirs = tempfile::tempdir().unwrap();
+    let file = |name: &str| {
+        let path = dirs.path().join(name);
+        std::fs::write(&path, format!("secret-{name}")).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (right, wrong) = (file("right"), file("wrong"));
+    let old = Node::start(&dirs.path().join("old"), &["--cluster-secret-file", &right]);
+    fill(&old);
+    let addresses = [free_address(), free_address()];
+    let by: Vec<String> = [old.address].iter().chain(&addresses).map(ToString::to_string).collect();
+    let start = |number: usize, secret: &str| {
+        let mut command = Command::new(binary());
+        command.arg(addresses[number].to_string()).args(&by).args(["--cluster-secret-file", secret]);
+        command.arg("--data-dir").arg(dirs.path().join(number.to_string()));
+        Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"))
+    };
+    let nodes = [start(0, &wrong), start(1, &wrong)];
+    for node in &nodes {
+        wait_until(SETTLED, "it is refused, and asked the rest", || {
+            let log = node.log();
+            log.contains("the cluster secret is missing") && log.contains("looks for a cluster itself")
+        });
+    }
+    let since = Instant::now();
+    wait_until(SOON, "they have asked again", || {
+        nodes.iter().for_each(|node| assert_eq!(node.request("GET", "/ready", "").status, 503));
+        since.elapsed() > 2 * Duration::from_millis(RETRY_MS.1)
+    });
+    nodes.into_iter().for_each(Node::kill);
+    for node in [start(0, &right), start(1, &right)] {
+        is_ready_with_all(&node);
+    }
 }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What happens to bytes on the way, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub enum Line {
     Slow(Duration),
     /// So many bytes a piece, and a hundred pieces a second at most.
     Drops(usize),
+    /// So many bytes a millisecond, of all connections together.
+    Thin(usize),
     /// Connections are reset after so many bytes.
     Resets(usize),
     /// Connections are taken, and nothing ever comes of them.
@@ -32,6 +34,8 @@ struct State {
     messages: AtomicUsize,
     line: Mutex<Line>,
     target: Mutex<Option<SocketAddr>>,
+    /// Until when a thin line is taken, there and back.
+    taken: [Mutex<Instant>; 2],
 }
 
 /// The line of one node.
@@ -48,6 +52,7 @@ impl Proxy {
             messages: AtomicUsize::new(0),
             line: Mutex::new(Line::Good),
             target: Mutex::new(None),
+            taken: [Mutex::new(Instant::now()), Mutex::new(Instant::now())],
         });
         let shared = state.clone();
         // Ends with the process: the listener is its own.
@@ -108,6 +113,14 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, back: bool) {
             Line::Good => {}
             Line::Slow(pause) => std::thread::sleep(pause),
             Line::Drops(_) => std::thread::sleep(Duration::from_millis(10)),
+            Line::Thin(bytes_per_ms) => {
+                let mut taken = state.taken[usize::from(back)].lock().unwrap();
+                let takes = Duration::from_micros((1_000 * length / bytes_per_ms) as u64);
+                *taken = (*taken).max(Instant::now()) + takes;
+                let free = *taken;
+                drop(taken);
+                std::thread::sleep(free.saturating_duration_since(Instant::now()));
+            }
             Line::Resets(after) if passed < after => {}
             Line::Mute if !back => {}
             Line::Resets(_) | Line::Dead | Line::Mute => {

@@ -34,7 +34,9 @@ pub enum Body {
 pub enum Refusal {
     Stranger,
     RolledBack(u64),
-    /// Another node answers there, or it is no member of the cluster, or it can't now.
+    /// Another one sends it everything.
+    NotNow,
+    /// Another node answers there, or it is no member of the cluster.
     Other,
 }
 
