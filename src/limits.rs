@@ -284,13 +284,16 @@ pub const FRAME_EVENTS_MAX: u64 = 4_096;
 /// Bytes of all entries of one frame or piece of a sweep, about; a larger entry travels alone.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// The same of the first message to a member, and of those to one that answers late. Five that send on a line of 100 bytes/ms at
-/// the same time have an answer after four seconds: long before it is given up, or another one begins anew.
+/// the same time have an answer after four seconds: long before it is given up.
 pub const MESSAGE_BYTES_LEAST: usize = 64 << 10;
 /// What is answered within the first of these is followed by twice as much, what takes longer than the second by half, in ms.
-pub const MESSAGE_ANSWER_MS: (u64, u64) = (1_000, 2_000);
+pub const MESSAGE_ANSWER_MS: (u64, u64) = (2_500, 5_000);
 /// Keys of one piece of a sweep, at first and at most: a commit there and a millisecond of reading here, behind which clients
 /// of both wait. More where it is the line that takes its time.
 pub const SWEEP_KEYS: (u64, u64) = (128, 4_096);
+/// While clients write, the next piece waits half as long as the last one took, and at most so long, in ms: the time that a
+/// piece takes on a long line is nobody's.
+pub const SWEEP_REST_MS_MAX: u64 = 3;
 /// A piece that takes longer to be answered is followed by a larger one, in ms: several times what a commit takes.
 pub const SWEEP_ANSWER_MS: u64 = 50;
 

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::House;
 use super::error::Error;
-use super::join::ask_to_join;
+use super::join::{Word, ask_to_join};
 use super::wire::Refusal;
-use crate::limits::PEER_ANSWER_MS;
+use crate::limits::{JOIN_DEADLOCK_MS, PEER_ANSWER_MS};
 use crate::peers::{Arrival, Liveness};
-use crate::replica::{Dot, NodeId, VersionVector};
+use crate::replica::{Dot, NodeId, VersionVector, check_vector};
 use crate::storage::{self, Rejection};
 
 impl House {
@@ -56,11 +56,14 @@ impl House {
         }
     }
 
-    /// What there is in the cluster, as far as this node knows, which has so much of it: whoever comes in by one that has not
-    /// arrived itself must not take that for all.
-    pub(super) fn goal(&self, vv: &VersionVector) -> VersionVector {
-        let mut goal = vv.clone();
-        if let Some(Arrival::Behind(lacks)) = self.peers.arrival() {
+    /// What there is in the cluster, as far as this node knows: what it has, what other members have said that they have, and
+    /// what it has yet to get itself. Whoever comes in by it must not take what it has for all.
+    pub(super) fn goal(&self) -> VersionVector {
+        // In this order: when it has arrived it has that.
+        let lacks = self.peers.arrival();
+        let mut goal = self.store.published().vv.clone();
+        self.store.said().values().for_each(|said| goal.join(&said.vv));
+        if let Some(Arrival::Behind(lacks)) = lacks {
             goal.join(&lacks);
         }
         goal
@@ -68,7 +71,27 @@ impl House {
 
     /// How many events of a node there are, as far as this node knows: some of them may have yet to come here.
     pub(super) fn known_of(&self, id: NodeId) -> u64 {
-        self.goal(&self.store.published().vv).get(id)
+        self.goal().get(id)
+    }
+
+    /// Does it lack nothing that it knows to lack, and has every member but this one told it something since it was started?
+    pub(super) fn has_arrived(&self, but: NodeId) -> bool {
+        let heard = |id: &NodeId| *id == but || self.peers.get(*id).seen_ms.is_some();
+        self.peers.arrival().is_none() && self.others().iter().all(heard)
+    }
+
+    /// What it has to get, when it comes to that cluster, in which there is so much: it may come back, and have lacked more.
+    pub(super) fn lacks_there(
+        &self,
+        cluster: NodeId,
+        mut goal: VersionVector,
+    ) -> Result<VersionVector, storage::Error> {
+        if let (Some(lacked), Some(left)) = (self.store.arriving()?, self.store.left()?)
+            && left == cluster
+        {
+            goal.join(&lacked);
+        }
+        Ok(goal)
     }
 
     /// The node begins a cluster, and lacks nothing of it: nor what it was to get from another one, had it not been killed then.
@@ -114,7 +137,9 @@ impl Progress {
         };
         let vv = house.store.published().vv.clone();
         let lacks = !vv.covers_all(&goal);
-        if lacks && !self.is_last(house, &others, seeks) {
+        // Who is about to belong elsewhere does not know the others yet.
+        let last = house.adopting.try_lock().is_ok_and(|_adopting| self.is_last(house, &others, seeks));
+        if lacks && !last {
             let so_far = |dot: Dot| Dot::new(dot.origin, vv.get(dot.origin).min(dot.seq));
             let came = (goal.iter().map(so_far).collect(), house.sweeper());
             match &self.came {
@@ -139,18 +164,23 @@ impl Progress {
     }
 
     /// Are those gone for good that had what it lacks? Where it has not yet been told of any, it was killed as it came, and is to
-    /// be taken in once more.
+    /// be taken in once more; who took it in asks for it, if it does not ask itself.
     fn is_last(&self, house: &House, others: &[NodeId], seeks: bool) -> bool {
         let had_others = || {
             let evicted = house.store.evicted();
             self.had_others || house.was_member() || evicted.iter().any(|id| *id != house.store.me())
         };
-        others.is_empty() && (!seeks || had_others())
+        let nobody_asks = || !seeks && house.age_ms() > JOIN_DEADLOCK_MS;
+        others.is_empty() && (had_others() || nobody_asks())
     }
 
-    /// Nothing comes any more: whoever had it may be lost with its disk. What there is, is what those have who answer, if one of
-    /// them has arrived itself, or if nobody is left to wait for. Else all wait for one that may come back, or is evicted.
+    /// Nothing comes any more: whoever had it may be lost with its disk. What there is, is what those have who answer, which must
+    /// be all that are not down, if one of them has arrived itself, or if nobody is left to wait for. Else all wait for one that
+    /// may come back, or is evicted.
     async fn ask_what_there_is(&mut self, house: &House, others: &[NodeId]) {
+        if others.is_empty() {
+            return;
+        }
         if !self.told {
             log::warn!(
                 "nothing comes any more of what this node lacks: it asks the other members what there is"
@@ -158,28 +188,52 @@ impl Progress {
             self.told = true;
         }
         let (mut held, mut answered, mut arrived) = (VersionVector::new(), 0, false);
-        for id in others {
-            if house.peers.get(*id).liveness == Liveness::Down {
-                continue;
-            }
-            let Some(address) = house.reach(*id).await else { continue };
-            match ask_to_join(house, &address).await {
-                Ok(word) if word.by == *id => {
+        let up = |id: &&NodeId| house.peers.get(**id).liveness != Liveness::Down;
+        for id in others.iter().filter(up) {
+            match ask_one(house, *id).await {
+                Ok(word) => {
                     answered += 1;
-                    arrived |= word.vv.covers_all(&word.goal);
+                    arrived |= word.arrived;
                     held.join(&word.vv);
                 }
-                Ok(_) => {}
                 Err(Error::Refused(refusal @ Refusal::RolledBack(_))) => house.give_up(id, &refusal),
-                Err(error) => log::debug!("member {id} does not say what there is: {error}"),
+                Err(error) => {
+                    log::debug!("member {id} does not say what there is: {error}");
+                    return;
+                }
             }
         }
         let stays_behind = matches!(house.peers.arrival(), Some(Arrival::Behind(_)));
-        if stays_behind && (arrived || answered == others.len()) && house.lacks(held).await.is_err() {
+        if stays_behind
+            && (arrived || answered == others.len())
+            && check_vector(&held).is_ok()
+            && house.lacks(held).await.is_err()
+        {
             log::debug!("what there is could not be noted");
         }
     }
 }
+
+/// What one member says that there is. It may be asking this node just now, and then asks no more.
+async fn ask_one(house: &House, id: NodeId) -> Result<Word, Error> {
+    let mut tries = 0;
+    loop {
+        let address =
+            house.reach(id).await.ok_or_else(|| Error::Unreachable("its address is not known".into()))?;
+        match ask_to_join(house, &address).await {
+            Ok(word) if word.by == id => return Ok(word),
+            Ok(word) => return Err(Refusal::OtherNode(word.by).into()),
+            Err(Error::Refused(Refusal::NotNow(_))) if tries < NOT_NOW_TRIES => {
+                tokio::time::sleep(house.pause(tries)).await;
+                tries += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How often a member that says "not now" is asked again.
+const NOT_NOW_TRIES: u32 = 4;
 
 impl House {
     /// From now on it is ready when it has this.

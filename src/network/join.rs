@@ -12,7 +12,7 @@ use super::wire::{Claim, Envelope, Join, Joined, Message, Pulse, Refusal, Reply,
 use super::{House, NOWHERE, Secret, is_concrete};
 use crate::limits::PEER_ANSWER_MS;
 use crate::peers::{Arrival, is_loopback};
-use crate::replica::{Dot, NodeId, Records, VersionVector, check_vector};
+use crate::replica::{Dot, NodeId, Records, Sweep, VersionVector, check_vector};
 use crate::storage::{self, Action, Parcel};
 
 /// What a member is asked, and what of it counts when the answer has come.
@@ -56,8 +56,7 @@ impl Question {
         let published = house.store.published();
         // Nobody waits for what is in a node's own record only: it may never come back to send that.
         let brings = members > 1 || published.totals.keys > 0;
-        let (vv, left) =
-            (if brings { house.goal(&published.vv) } else { VersionVector::new() }, house.store.left()?);
+        let (vv, left) = (if brings { house.goal() } else { VersionVector::new() }, house.store.left()?);
         let (for_ms, port) = (house.age_ms(), listen.port());
         let join = Join { members, since_ms, claim, for_ms, vv, ticket, left, advertise, port };
         let limit = Duration::from_millis(PEER_ANSWER_MS);
@@ -89,8 +88,8 @@ pub(super) struct Word {
     pub by: NodeId,
     /// What that one has.
     pub vv: VersionVector,
-    /// What there is in the cluster, as far as that one knows.
-    pub goal: VersionVector,
+    /// Does that one lack nothing that it knows to lack?
+    pub arrived: bool,
 }
 
 /// Asks one member to be taken in.
@@ -103,8 +102,8 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<Word, Er
     let Question { cluster, since_ms, claim } = question;
     let again = matches!(claim, Claim::Again { .. });
     match answer.body {
-        Reply::Joined(Joined { address: known_as, roster, vv, goal }) => {
-            let checked = roster.check().and_then(|()| check_vector(&goal));
+        Reply::Joined(Joined { address: known_as, roster, vv, goal, arrived }) => {
+            let checked = roster.check().and_then(|()| check_vector(&vv)).and_then(|()| check_vector(&goal));
             checked.map_err(|e| Error::Unreadable(e.to_string()))?;
             if !roster.compares() || !roster.vv.is_empty() {
                 return Err(Error::Unreadable("its list of members promises something".into()));
@@ -124,6 +123,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<Word, Er
             }
             let adopts = cluster != answer.cluster;
             let comes = house.comes_anew(adopts);
+            let goal = house.lacks_there(answer.cluster, goal)?;
             if comes {
                 let noted = house.store.arrive(Some(goal.clone())).await;
                 noted.map_err(|e| Error::Unreachable(e.to_string()))?;
@@ -131,12 +131,16 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<Word, Er
             if adopts {
                 let adopted = house.store.adopt(answer.cluster).await;
                 adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
+                if comes && house.peers.arrival() != Some(Arrival::Asking) {
+                    house.peers.arrive(Some(Arrival::Behind(goal.clone())));
+                }
             }
             house.set_address(known_as.clone());
             let key = me.0.to_be_bytes();
             let told = roster.entries.iter().find(|(_, its, _)| *its == key);
             let told = told.map(|(.., entry)| Records::told(entry)).unwrap_or_default();
-            // Who does not know the others takes them for strangers.
+            // Who does not know the others takes them for strangers. It is nobody's: a sweep that is under way goes on.
+            let roster = Sweep { sender: NodeId::NOBODY, ..roster };
             let taken = house.store.take(Parcel::Sweep(roster), None).await;
             taken.map_err(|e| Error::Unreachable(e.to_string()))?;
             if told.standing().is_none() {
@@ -151,7 +155,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<Word, Er
                 return Err(Refusal::NotNow(why.into()).into());
             }
             if comes {
-                house.peers.arrive(Some(Arrival::Behind(goal.clone())));
+                house.peers.arrive(Some(Arrival::Behind(goal)));
             }
             if !house.store.is_member(answer.from) {
                 if !house.fellows().is_empty() {
@@ -176,7 +180,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<Word, Er
                 log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
                 *said = joined;
             }
-            Ok(Word { by: answer.from, vv, goal })
+            Ok(Word { by: answer.from, vv, arrived })
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
         Reply::Refused(refusal) => Err(refusal.into()),

@@ -34,11 +34,14 @@ impl Load {
         Bounds { count: self.keys, bytes: self.bytes }
     }
 
-    /// A message was answered after so long; it was a piece of a sweep if it `sweeps`.
-    pub(super) fn answered(&mut self, after: Duration, sweeps: bool) {
+    /// A message of so many bytes was answered after so long; it was a piece of a sweep if it `sweeps`. What holds little says
+    /// nothing of the line.
+    pub(super) fn answered(&mut self, bytes: usize, after: Duration, sweeps: bool) {
         let (soon, late) = MESSAGE_ANSWER_MS;
         if after <= Duration::from_millis(soon) {
-            self.bytes = (2 * self.bytes).min(FRAME_BYTES_MAX);
+            if 2 * bytes >= self.bytes {
+                self.bytes = (2 * self.bytes).min(FRAME_BYTES_MAX);
+            }
         } else if after > Duration::from_millis(late) {
             self.failed();
         }
@@ -65,18 +68,20 @@ mod tests {
         let mut load = Load::new();
         let answers = |load: &mut Load, bytes_per_ms: usize| {
             let took = Duration::from_millis((load.of_keys().bytes / bytes_per_ms) as u64);
-            load.answered(took, true);
+            load.answered(load.of_keys().bytes, took, true);
             took
         };
         for _ in 0..20 {
             assert!(answers(&mut load, 40) < Duration::from_secs(5));
         }
-        assert_eq!(load.of_events().bytes, MESSAGE_BYTES_LEAST);
+        let before = load.of_events().bytes;
+        load.answered(0, Duration::ZERO, false);
+        assert!(before < FRAME_BYTES_MAX && load.of_events().bytes == before, "it held nothing");
         for _ in 0..20 {
             answers(&mut load, 100_000);
         }
         assert_eq!((load.of_events().bytes, load.of_keys().count), (FRAME_BYTES_MAX, SWEEP_KEYS.0));
-        (0..20).for_each(|_| load.answered(Duration::from_millis(2 * SWEEP_ANSWER_MS), true));
+        (0..20).for_each(|_| load.answered(9, Duration::from_millis(2 * SWEEP_ANSWER_MS), true));
         assert_eq!(load.of_keys().count, SWEEP_KEYS.1, "a long line");
         for _ in 0..4 {
             load.failed();

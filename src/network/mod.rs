@@ -140,6 +140,8 @@ struct House {
     stays_by: Mutex<Vec<String>>,
     /// Who is sweeping this node, and when it last sent a piece.
     sweeper: Mutex<Option<(NodeId, Instant)>>,
+    /// Who was refused because of that.
+    sweeps_next: Mutex<Option<NodeId>>,
     /// When the log last said that two run under one id.
     twins_told: Mutex<Option<Instant>>,
     /// Where packets of SWIM go.
@@ -174,6 +176,7 @@ impl Network {
             member_of: Mutex::new(None),
             stays_by: Mutex::new(Vec::new()),
             sweeper: Mutex::new(None),
+            sweeps_next: Mutex::new(None),
             twins_told: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),

@@ -18,7 +18,7 @@ use crate::limits::{
     JOIN_BYTES_MAX, PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BODY_BYTES_SMALL, PEER_BYTES_PER_MS_LEAST,
     TWINS_TOLD_MS,
 };
-use crate::replica::{NodeId, VersionVector};
+use crate::replica::{NodeId, Sweep, VersionVector};
 use crate::storage::{Parcel, Rejection};
 
 /// Why a request does not even get an answer of a peer.
@@ -78,7 +78,7 @@ pub async fn answer(
         return Ok(HttpResponse::Ok().json(left));
     }
     let unreadable = |e: Error| Denied::Unreadable(e.to_string());
-    let (body, room) = body(door, payload).await?;
+    let (body, room) = body(door, house, payload).await?;
     let (cluster, from, to) = wire::glance(&body).map_err(unreadable)?;
     if to.is_none() && body.len() > JOIN_BYTES_MAX {
         let what = format!("a question to be taken in has at most {JOIN_BYTES_MAX} bytes");
@@ -100,7 +100,11 @@ pub async fn answer(
 }
 
 /// What is sent, and the room that it takes, for as long as it is held.
-async fn body(door: &Door, payload: &mut Payload) -> Result<(BytesMut, OwnedSemaphorePermit), Denied> {
+async fn body(
+    door: &Door,
+    house: &House,
+    payload: &mut Payload,
+) -> Result<(BytesMut, OwnedSemaphorePermit), Denied> {
     let take = |bytes| door.room.clone().try_acquire_many_owned(bytes).map_err(|_| Denied::Busy);
     let (mut whole, mut room) = (BytesMut::new(), take(0)?);
     let began = tokio::time::Instant::now();
@@ -118,6 +122,9 @@ async fn body(door: &Door, payload: &mut Payload) -> Result<(BytesMut, OwnedSema
             return Err(Denied::Unreadable(format!("a message has at most {PEER_BODY_BYTES_MAX} bytes")));
         }
         whole.extend_from_slice(&piece);
+        if whole.len() > PEER_BODY_BYTES_SMALL {
+            house.sends_on(wire::sender(&whole));
+        }
         // Small ones always have room, or who is alive would not be heard: connections bound them.
         let more = whole.len().saturating_sub(PEER_BODY_BYTES_SMALL).min(piece.len());
         room.merge(take(more as u32)?);
@@ -177,9 +184,9 @@ impl House {
                 // A comparison says nothing of what its sender has.
                 let ok = match sweep.compares() {
                     true => self.knows((cluster, from, to)).and_then(|()| own(sweep.sender, from)),
-                    false => self
-                        .admits(whose, &sweep.vv, least)
-                        .and_then(|()| self.one_sweeper(from, sweep.through.is_none())),
+                    false => {
+                        self.admits(whose, &sweep.vv, least).and_then(|()| self.one_sweeper(from, &sweep))
+                    }
                 };
                 if let Err(refusal) = ok.and_then(|()| checked(sweep.check())) {
                     return Reply::Refused(refusal);
@@ -265,15 +272,35 @@ impl House {
         *self.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One sweep at a time: several would bring the same.
-    fn one_sweeper(&self, from: NodeId, last: bool) -> Result<(), Refusal> {
+    /// Some of a message has come: over a thin line a piece takes its time.
+    fn sends_on(&self, from: Option<NodeId>) {
         let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let patience = Duration::from_millis(PEER_ANSWER_MS);
-        if sweeper.is_some_and(|(other, since)| other != from && since.elapsed() < patience) {
-            return Err(Refusal::NotNow("another member is sending it everything".into()));
+        if let Some((sender, since)) = sweeper.as_mut()
+            && Some(*sender) == from
+        {
+            *since = Instant::now();
         }
-        *sweeper = (!last).then(|| (from, Instant::now()));
-        Ok(())
+    }
+
+    /// One sweep at a time: several would bring the same. Who begins anew, since it did not get on, lets another one try that has
+    /// asked meanwhile.
+    fn one_sweeper(&self, from: NodeId, piece: &Sweep) -> Result<(), Refusal> {
+        let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waits = self.sweeps_next.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = Duration::from_millis(PEER_ANSWER_MS);
+        let other = sweeper.is_some_and(|(other, since)| other != from && since.elapsed() < patience);
+        if other {
+            *waits = Some(from);
+        } else if piece.opens()
+            && let Some(next) = waits.take().filter(|next| *next != from)
+            && sweeper.is_some_and(|(holder, _)| holder == from)
+        {
+            *sweeper = Some((next, Instant::now()));
+        } else {
+            *sweeper = piece.through.is_some().then(|| (from, Instant::now()));
+            return Ok(());
+        }
+        Err(Refusal::NotNow("another member is sending it everything".into()))
     }
 }
 

@@ -15,7 +15,9 @@ use super::error::Error;
 use super::load::Load;
 use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
-use crate::limits::{COMPARE_PAUSE_MS, REFUSED_TOLD_MS, TELL_MS, TELL_SHARE, UNEQUAL_LOOKS};
+use crate::limits::{
+    COMPARE_PAUSE_MS, REFUSED_TOLD_MS, SWEEP_REST_MS_MAX, TELL_MS, TELL_SHARE, UNEQUAL_LOOKS,
+};
 use crate::replica::{Courier, NodeId, VersionVector};
 use crate::storage::Next;
 
@@ -31,7 +33,14 @@ struct Shipper {
     comparisons: Comparisons,
     refused: Refused,
     load: Load,
-    /// Why it is sent everything, if it is.
+    /// Do clients come before the sweep that is under way, and how many events had been written here when its last piece went?
+    gives_way: bool,
+    written: u64,
+    /// Did the last message that was answered hold anything?
+    held: bool,
+    /// Does the log say that it is sent everything?
+    sweep_told: bool,
+    /// Why it is, if it is.
     reason: String,
 }
 
@@ -88,16 +97,32 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
     let mut feed = house.store.feed();
     let (courier, began) = (Courier::new(peer), Instant::now());
     let (comparisons, refused) = (Comparisons { last: None }, Refused::default());
-    let (load, reason) = (Load::new(), String::new());
-    let mut shipper = Shipper { house, peer, courier, began, told: None, comparisons, refused, load, reason };
+    let mut shipper = Shipper {
+        house,
+        peer,
+        courier,
+        began,
+        told: None,
+        comparisons,
+        refused,
+        load: Load::new(),
+        gives_way: false,
+        written: 0,
+        held: false,
+        sweep_told: false,
+        reason: String::new(),
+    };
     let mut failures = 0;
     loop {
         feed.mark_unchanged();
         shipper.house.store.settled().await;
         match shipper.step().await {
             Ok(more) => {
-                failures = 0;
-                shipper.refused = Refused::default();
+                // That it answers to what holds nothing shows little.
+                if shipper.held || !more {
+                    failures = 0;
+                    shipper.refused = Refused::default();
+                }
                 if !more {
                     shipper.rest(&mut feed).await;
                 }
@@ -148,15 +173,17 @@ impl Shipper {
             _ => None,
         };
         let said = house.store.said_by(self.peer).unwrap_or_default().vv;
-        let (sweeps, opens) = match &message {
-            Message::Sweep(_, piece) => (true, piece.opens()),
-            _ => (false, false),
+        let (bytes, sweeps, opens) = match &message {
+            Message::Sweep(_, piece) => (piece.bytes(), true, piece.opens().then(|| piece.target.clone())),
+            Message::Frame(_, frame) => (frame.bytes(), false, None),
+            _ => (0, false, None),
         };
         let asked = Instant::now();
         let (from, reply) = house.ask(&address, message).await?;
-        self.load.answered(asked.elapsed(), sweeps);
-        if opens {
-            log::info!("member {} lacks {}: it is sent everything", self.peer, self.reason);
+        self.load.answered(bytes, asked.elapsed(), sweeps);
+        self.held = bytes > 0;
+        if sweeps && self.gives_way {
+            self.give_way(asked.elapsed()).await;
         }
         if from != self.peer {
             return Err(Refusal::OtherNode(from).into());
@@ -165,6 +192,15 @@ impl Shipper {
             return Err(Error::Unreadable("it answered something else".into()));
         };
         let answer = self.courier.answered(&vv, &said);
+        match opens {
+            // Another one has brought it all that meanwhile.
+            Some(target) if vv.covers_all(&target) => self.courier.put_off(),
+            Some(_) if !self.sweep_told => {
+                log::info!("member {} lacks {}: it is sent everything", self.peer, self.reason);
+                self.sweep_told = true;
+            }
+            _ => self.sweep_told &= self.courier.sweeping(),
+        }
         if answer.fell_back {
             // It has answered after it was asked, and has less than it had said before that.
             log::error!(
@@ -182,6 +218,16 @@ impl Shipper {
         house.store.acknowledge(self.peer, &vv);
         self.told = telling.map(|told| (told, Instant::now())).or(self.told.take());
         Ok(answer.progress && self.courier.lagging(house.store.me(), &house.store.published().vv))
+    }
+
+    /// While clients write here, they have the processors and the disk to themselves between two pieces of a sweep.
+    async fn give_way(&mut self, took: Duration) {
+        let store = &self.house.store;
+        let written = store.published().vv.get(store.me());
+        if self.written != written {
+            self.written = written;
+            store.leave_to_others((took / 2).min(Duration::from_millis(SWEEP_REST_MS_MAX))).await;
+        }
     }
 
     /// What the member needs next.
@@ -216,10 +262,13 @@ impl Shipper {
                     }
                     Next::Sweep { target, rather: None } => {
                         self.reason = "more than the log has".to_owned();
+                        // A new one is to hurry nobody; one that is behind is read from as it is.
+                        self.gives_way = wants.have.get(house.store.me()) == 0;
                         self.courier.begin_sweep(target);
                     }
                     Next::Sweep { target, rather: Some(events) } => {
                         self.reason = format!("{events} events, so many that everything takes less");
+                        self.gives_way = false;
                         self.courier.choose_sweep(target);
                     }
                 }
@@ -242,14 +291,16 @@ impl Shipper {
 
     /// Notes why it did not work.
     fn failed(&mut self, error: &Error, failures: u32) {
-        if self.courier.comparing() {
-            self.comparisons.cut_off();
-        }
         self.load.failed();
         match error {
             // As a rule another one is sending it everything.
             Error::Refused(Refusal::NotNow(_)) if self.courier.sweeping() => self.courier.put_off(),
-            _ => self.courier.failed(),
+            _ => {
+                if self.courier.comparing() {
+                    self.comparisons.cut_off();
+                }
+                self.courier.failed();
+            }
         }
         self.house.missed(self.peer, error);
         // An event may have come there by another way while this message was: only what we never had counts.

@@ -36,7 +36,8 @@ impl House {
             // Who came in by it would be out as well.
             return Reply::Refused(Refusal::NotNow("it is no member itself any more".into()));
         }
-        if self.store.published().vv.iter().len() >= ORIGINS_JOIN_MAX && !self.store.is_member(from) {
+        let known = self.store.published().vv.clone();
+        if known.iter().len() >= ORIGINS_JOIN_MAX && known.get(from) == 0 {
             let why = format!(
                 "nodes have written in its cluster under {ORIGINS_JOIN_MAX} ids, which is as many as it takes in: begin \
                  another one with an export of this one"
@@ -85,6 +86,9 @@ impl House {
             if let Err(e) = self.store.adopt(cluster).await {
                 return Reply::Refused(Refusal::NotNow(e.to_string()));
             }
+            if let Some(goal) = &goal {
+                self.peers.arrive(Some(Arrival::Behind(goal.clone())));
+            }
             log::info!("this node belongs to cluster {cluster} now, asked by its member {from}");
             // It does not begin to be a member by that, or it would be one again though it was evicted.
             since_ms = join.since_ms;
@@ -129,9 +133,9 @@ impl House {
         }
         // In this order: what the vector covers is in the roster, or was superseded.
         let vv = self.store.published().vv.clone();
-        let goal = self.goal(&vv);
+        let (goal, arrived) = (self.goal(), self.has_arrived(from));
         match self.store.roster().await {
-            Ok(roster) => Reply::Joined(Joined { address, roster, vv, goal }),
+            Ok(roster) => Reply::Joined(Joined { address, roster, vv, goal, arrived }),
             Err(e) => Reply::Refused(Refusal::NotNow(e.to_string())),
         }
     }

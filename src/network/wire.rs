@@ -147,6 +147,8 @@ pub struct Joined {
     pub vv: VersionVector,
     /// What there is in the cluster, as far as that node knows: it may not have all of it itself.
     pub goal: VersionVector,
+    /// Does that node lack nothing that it knows to lack, and has it heard all other members?
+    pub arrived: bool,
 }
 
 /// What a node answers.
@@ -233,6 +235,12 @@ pub fn glance(bytes: &[u8]) -> Result<(NodeId, NodeId, Option<NodeId>), Error> {
     let to =
         (body != JOIN).then(|| postcard::take_from_bytes::<NodeId>(rest).map_err(damaged)).transpose()?;
     Ok((cluster, from, to.map(|(to, _)| to)))
+}
+
+/// Who sends a message of which so much has come, if its front has; nothing of it is checked yet.
+pub fn sender(so_far: &[u8]) -> Option<NodeId> {
+    let body = so_far.get(HEAD_BYTES..)?;
+    postcard::take_from_bytes::<(NodeId, NodeId)>(body).ok().map(|((_, from), _)| from)
 }
 
 /// The number of [`Message::Join`], the one message that is not meant for one node.

@@ -63,7 +63,17 @@ pub struct Frame {
 #[error("what came from the peer can't be: {0}")]
 pub struct Malformed(&'static str);
 
+/// What these entries take on their way, about.
+fn sizes(entries: &[(Kind, Vec<u8>, Entry)]) -> usize {
+    entries.iter().map(|(_, key, entry)| size(key, entry)).sum()
+}
+
 impl Frame {
+    /// What it takes on its way, about.
+    pub fn bytes(&self) -> usize {
+        sizes(&self.entries)
+    }
+
     /// Holds what comes from elsewhere to the promises that the rules rest on.
     pub fn check(&self) -> Result<(), Malformed> {
         check_vector(&self.vv)?;
@@ -92,6 +102,11 @@ impl Frame {
 }
 
 impl Sweep {
+    /// What it takes on its way, about.
+    pub fn bytes(&self) -> usize {
+        sizes(&self.entries)
+    }
+
     /// Is it a piece of a comparison?
     pub fn compares(&self) -> bool {
         self.target.is_empty()

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dynarust::limits::{RETRY_MS, ROSTER_LOOK_MS};
+use dynarust::limits::{PEER_ANSWER_MS, RETRY_MS, ROSTER_LOOK_MS};
 
 /// Enough for some messages.
 const KEYS: u64 = 120;
@@ -327,12 +327,13 @@ fn who_is_started_again_before_anybody_took_it_in_is_ready_when_it_has_everythin
     shows(cluster.node(0), "own", Some("x"));
 }
 
-/// It was away since before there was anything, and does not know who came meanwhile. The one that does stands still.
+/// It was away since before there was anything, and does not know who came meanwhile. The one that does stands still: whether
+/// what it has is all, nobody can say.
 #[test]
 fn a_member_that_comes_back_does_not_say_what_a_newcomer_has_to_get() {
     let mut cluster = Cluster::start(2);
     cluster.settle();
-    let address = cluster.node(1).address;
+    let (first, address) = (id(cluster.node(0)), cluster.node(1).address);
     cluster.kill(1);
     fill(cluster.node(0));
     let dirs = tempfile::tempdir().unwrap();
@@ -340,11 +341,65 @@ fn a_member_that_comes_back_does_not_say_what_a_newcomer_has_to_get() {
     cluster.node(0).signal(libc::SIGSTOP);
     up_at(&mut cluster, 1, address, &[]);
     wait_until(SETTLED, "it is taken in there too", || cluster.node(1).log().contains("is a member now"));
+    stays_unready(&node, 4 * ROSTER_LOOK_MS);
+    wait_until(SETTLED, "it asks what there is", || node.log().contains("nothing comes any more"));
+    wait_until(SETTLED, "the one that has it is down", || state(&node, &first) == "down");
+    stays_unready(&node, PEER_ANSWER_MS + 4 * ROSTER_LOOK_MS);
+    cluster.node(0).signal(libc::SIGCONT);
+    line.set(Line::Good);
+    is_ready_with_all(&node);
+}
+
+/// For so long.
+fn stays_unready(node: &Node, ms: u64) {
     let since = Instant::now();
-    wait_until(SOON, "it has looked", || {
-        assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(&node));
-        since.elapsed() > Duration::from_millis(4 * ROSTER_LOOK_MS)
+    wait_until(SETTLED, "it has looked", || {
+        assert_eq!(node.request("GET", "/ready", "").status, 503, "it is ready with {} keys", keys(node));
+        since.elapsed() > Duration::from_millis(ms)
     });
+}
+
+/// The member by which it comes has been told by another one what there is, and has not got it.
+#[test]
+fn who_joins_by_a_member_that_is_behind_is_ready_when_it_has_everything() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    let address = cluster.node(1).address;
+    cluster.kill(1);
+    fill(cluster.node(0));
+    line.set(Line::Thin(2));
+    up_at(&mut cluster, 1, address, &["--advertise", &line.address.to_string()]);
+    let first = id(cluster.node(0));
+    wait_until(SETTLED, "it has heard the first", || state(cluster.node(1), &first) == "alive");
+    let dirs = tempfile::tempdir().unwrap();
+    let (node, its_line) = on_its_way(dirs.path(), cluster.node(1));
+    stays_unready(&node, 5_000);
+    its_line.set(Line::Good);
+    is_ready_with_all(&node);
+}
+
+/// By a member that has nothing of what it lacks; and the one that has stands still.
+#[test]
+fn who_comes_back_by_another_one_lacks_what_it_lacked() {
+    let mut cluster = Cluster::start(2);
+    cluster.settle();
+    let other = cluster.node(1).address;
+    cluster.kill(1);
+    fill(cluster.node(0));
+    let dirs = tempfile::tempdir().unwrap();
+    let (mut node, line) = on_its_way(dirs.path(), cluster.node(0));
+    assert_eq!(node.request("GET", "/ready", "").status, 503, "it has all: nothing is shown");
+    let address = node.address;
+    let left = node.request("POST", "/cluster/leave", "");
+    assert_eq!(left.status, 200, "{}", left.text());
+    node.wait(SOON);
+    cluster.node(0).signal(libc::SIGSTOP);
+    up_at(&mut cluster, 1, other, &[]);
+    let mut command = Command::new(binary());
+    command.args([&address.to_string(), &other.to_string(), "--advertise", &line.address.to_string()]);
+    command.arg("--data-dir").arg(dirs.path());
+    let node = Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"));
+    wait_until(SETTLED, "it is in", || node.log().contains("joined cluster"));
+    stays_unready(&node, 5_000);
     cluster.node(0).signal(libc::SIGCONT);
     line.set(Line::Good);
     is_ready_with_all(&node);
@@ -488,4 +543,20 @@ fn new_nodes_with_a_wrong_secret_begin_no_cluster_of_their_own() {
     for node in [start(0, &right), start(1, &right)] {
         is_ready_with_all(&node);
     }
+}
+
+/// One value takes longer than anybody waits for a sign of life, and two members send.
+#[test]
+fn a_thin_line_carries_a_large_value_to_who_joins() {
+    let flags = ["--log-mib", "0", "--log-held-mib", "1", "--max-value-bytes", "8000000"];
+    let cluster = Cluster::with(2, &flags);
+    assert_eq!(put(cluster.node(0), "large", &"x".repeat(6 << 20)).status, 201);
+    put(cluster.node(1), "own", "x");
+    cluster.settle();
+    let dirs = tempfile::tempdir().unwrap();
+    let (node, line) = on_its_way(dirs.path(), cluster.node(0));
+    line.set(Line::Thin(500));
+    wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
+    assert_eq!(node.request("GET", "/key/large", "").status, 200);
+    assert!(!node.log().contains("nothing comes any more"), "{}", node.log());
 }
