@@ -128,9 +128,15 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
                 }
             }
             Err(error) => {
-                shipper.failed(&error, failures);
-                failures += 1;
-                tokio::time::sleep(shipper.house.pause(failures)).await;
+                // Who is put off asks again soon, which costs next to nothing: the other one may be done.
+                let pause = match shipper.failed(&error, failures) {
+                    true => shipper.house.pause(1),
+                    false => {
+                        failures += 1;
+                        shipper.house.pause(failures)
+                    }
+                };
+                tokio::time::sleep(pause).await;
             }
         }
     }
@@ -193,8 +199,8 @@ impl Shipper {
         };
         let answer = self.courier.answered(&vv, &said);
         match opens {
-            // Another one has brought it all that meanwhile.
-            Some(target) if vv.covers_all(&target) => self.courier.put_off(),
+            // Another one has brought it that meanwhile, or all but some events.
+            Some(target) if !house.store.must_sweep(&vv, &target) => self.courier.put_off(),
             Some(_) if !self.sweep_told => {
                 log::info!("member {} lacks {}: it is sent everything", self.peer, self.reason);
                 self.sweep_told = true;
@@ -289,18 +295,18 @@ impl Shipper {
         }
     }
 
-    /// Notes why it did not work.
-    fn failed(&mut self, error: &Error, failures: u32) {
-        self.load.failed();
-        match error {
-            // As a rule another one is sending it everything.
-            Error::Refused(Refusal::NotNow(_)) if self.courier.sweeping() => self.courier.put_off(),
-            _ => {
-                if self.courier.comparing() {
-                    self.comparisons.cut_off();
-                }
-                self.courier.failed();
+    /// Notes why it did not work; `true` when the member only puts a sweep off, as a rule since another one is sending it
+    /// everything.
+    fn failed(&mut self, error: &Error, failures: u32) -> bool {
+        let put_off = matches!(error, Error::Refused(Refusal::NotNow(_))) && self.courier.sweeping();
+        if put_off {
+            self.courier.put_off();
+        } else {
+            self.load.failed();
+            if self.courier.comparing() {
+                self.comparisons.cut_off();
             }
+            self.courier.failed();
         }
         self.house.missed(self.peer, error);
         // An event may have come there by another way while this message was: only what we never had counts.
@@ -326,5 +332,6 @@ impl Shipper {
             // What it thinks of this node is not known.
             _ => {}
         }
+        put_off
     }
 }
