@@ -128,15 +128,9 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
                 }
             }
             Err(error) => {
-                // Who is put off asks again soon, which costs next to nothing: the other one may be done.
-                let pause = match shipper.failed(&error, failures) {
-                    true => shipper.house.pause(1),
-                    false => {
-                        failures += 1;
-                        shipper.house.pause(failures)
-                    }
-                };
-                tokio::time::sleep(pause).await;
+                shipper.failed(&error, failures);
+                failures += 1;
+                tokio::time::sleep(shipper.house.pause(failures)).await;
             }
         }
     }
@@ -180,9 +174,9 @@ impl Shipper {
         };
         let said = house.store.said_by(self.peer).unwrap_or_default().vv;
         let (bytes, sweeps, opens) = match &message {
-            Message::Sweep(_, piece) => (piece.bytes(), true, piece.opens().then(|| piece.target.clone())),
-            Message::Frame(_, frame) => (frame.bytes(), false, None),
-            _ => (0, false, None),
+            Message::Sweep(_, piece) => (piece.bytes(), true, piece.opens()),
+            Message::Frame(_, frame) => (frame.bytes(), false, false),
+            _ => (0, false, false),
         };
         let asked = Instant::now();
         let (from, reply) = house.ask(&address, message).await?;
@@ -199,9 +193,7 @@ impl Shipper {
         };
         let answer = self.courier.answered(&vv, &said);
         match opens {
-            // Another one has brought it that meanwhile, or all but some events.
-            Some(target) if !house.store.must_sweep(&vv, &target) => self.courier.put_off(),
-            Some(_) if !self.sweep_told => {
+            true if !self.sweep_told => {
                 log::info!("member {} lacks {}: it is sent everything", self.peer, self.reason);
                 self.sweep_told = true;
             }
@@ -280,11 +272,7 @@ impl Shipper {
                 }
             }
             let (target, after) = self.courier.piece().expect("begun above, or under way");
-            let piece = match after.is_none() && self.courier.sweeping() {
-                // Refused, since another one sends it everything, it costs next to nothing.
-                true => house.store.opening(target),
-                false => house.store.sweep_for(target, after, self.load.of_keys()).await?,
-            };
+            let piece = house.store.sweep_for(target, after, self.load.of_keys()).await?;
             let said = house.store.said_by(self.peer).map(|said| said.vv);
             if !self.courier.outgrown(&house.store.published().forgotten, said.as_ref()) {
                 self.courier.sent(&piece);
@@ -295,19 +283,13 @@ impl Shipper {
         }
     }
 
-    /// Notes why it did not work; `true` when the member only puts a sweep off, as a rule since another one is sending it
-    /// everything.
-    fn failed(&mut self, error: &Error, failures: u32) -> bool {
-        let put_off = matches!(error, Error::Refused(Refusal::NotNow(_))) && self.courier.sweeping();
-        if put_off {
-            self.courier.put_off();
-        } else {
-            self.load.failed();
-            if self.courier.comparing() {
-                self.comparisons.cut_off();
-            }
-            self.courier.failed();
+    /// Notes why it did not work.
+    fn failed(&mut self, error: &Error, failures: u32) {
+        self.load.failed();
+        if self.courier.comparing() {
+            self.comparisons.cut_off();
         }
+        self.courier.failed();
         self.house.missed(self.peer, error);
         // An event may have come there by another way while this message was: only what we never had counts.
         let own = self.house.store.published().vv.get(self.house.store.me());
@@ -332,6 +314,5 @@ impl Shipper {
             // What it thinks of this node is not known.
             _ => {}
         }
-        put_off
     }
 }

@@ -166,11 +166,6 @@ impl Courier {
         Told { fell_back, progress }
     }
 
-    /// It takes no sweep now, and begins none: what is known of it stands.
-    pub fn put_off(&mut self) {
-        self.sweep = None;
-    }
-
     /// It did not work. It may be another process by now, with less: it is asked anew, and a sweep begins anew.
     pub fn failed(&mut self) {
         self.have = None;

@@ -121,13 +121,6 @@ impl Replica {
         Ok(())
     }
 
-    /// Rule 5: the first piece of a sweep, if it is to hold nothing: it asks whether one may be sent.
-    pub fn opening(&self, target: VersionVector) -> Sweep {
-        let before_all = Some((Kind::Data, Vec::new()));
-        let (sender, vv) = (self.me, self.vv.clone());
-        Sweep { sender, target, vv, after: None, through: before_all, entries: Vec::new() }
-    }
-
     /// Rule 5: the next piece of a sweep; the first begins `after` `None`. With an empty target it is a comparison.
     pub fn sweep<T: Trees>(
         &self,

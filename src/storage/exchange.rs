@@ -88,18 +88,6 @@ impl Store {
         }
     }
 
-    /// Is who has so much to be sent everything, up to this target, or will events do?
-    pub fn must_sweep(&self, have: &VersionVector, target: &VersionVector) -> bool {
-        let replica = shipping::replica(self.me(), &self.published());
-        let rather = || replica.rather_sweeps(have, |_| true, SWEEP_RATHER_EVENTS).is_some();
-        !have.covers_all(target) && (replica.must_sweep(have, |_| true) || rather())
-    }
-
-    /// A first piece of a sweep that holds nothing yet.
-    pub fn opening(&self, target: VersionVector) -> Sweep {
-        shipping::replica(self.me(), &self.published()).opening(target)
-    }
-
     /// The next piece of a sweep.
     pub async fn sweep_for(
         &self,

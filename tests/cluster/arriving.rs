@@ -558,5 +558,4 @@ fn a_thin_line_carries_a_large_value_to_who_joins() {
     line.set(Line::Thin(500));
     wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
     assert_eq!(node.request("GET", "/key/large", "").status, 200);
-    assert!(!node.log().contains("nothing comes any more"), "{}", node.log());
 }

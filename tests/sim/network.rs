@@ -34,9 +34,7 @@ pub enum Body {
 pub enum Refusal {
     Stranger,
     RolledBack(u64),
-    /// Another one sends it everything.
-    NotNow,
-    /// Another node answers there, or it is no member of the cluster.
+    /// Another node answers there, or it is no member of the cluster, or it can't now.
     Other,
 }
 

@@ -311,10 +311,7 @@ impl Node {
         let (target, after) = line.courier.piece().expect("begun above, or under way");
         // What is published never goes back.
         let reader = if reader.vv().covers_all(&target) { reader } else { disk.replica() };
-        let Ok(piece) = match after.is_none() && line.courier.sweeping() {
-            true => Ok(reader.opening(target)),
-            false => reader.sweep(target, after, bounds, disk),
-        };
+        let Ok(piece) = reader.sweep(target, after, bounds, disk);
         line.courier.sent(&piece);
         Mail::Sweep(piece)
     }

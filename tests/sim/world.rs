@@ -295,7 +295,7 @@ impl World {
                 let free = sweep.compares()
                     || one_sweeper(&mut node.process().sweeper, sweep.sender, last, self.now_ms);
                 if !free {
-                    answers.push(answer(Body::Refused(Refusal::NotNow)));
+                    answers.push(answer(Body::Refused(Refusal::Other)));
                     continue;
                 }
                 node.process().heard.say(sweep.sender, &sweep.vv, now_ms);
@@ -393,7 +393,6 @@ impl World {
                 process.heard.say(from, &theirs, now_ms);
             }
             Body::Refused(Refusal::RolledBack(seq)) if seq > vv.get(me) => node.stop(),
-            Body::Refused(Refusal::NotNow) if line.courier.sweeping() => line.courier.put_off(),
             _ => line.courier.failed(),
         }
     }
