@@ -94,6 +94,13 @@ impl House {
         Ok(goal)
     }
 
+    /// From now on it is ready when it has this.
+    async fn lacks(&self, goal: VersionVector) -> Result<(), Rejection> {
+        self.store.arrive(Some(goal.clone())).await?;
+        self.peers.arrive(Some(Arrival::Behind(goal)));
+        Ok(())
+    }
+
     /// The node begins a cluster, and lacks nothing of it: nor what it was to get from another one, had it not been killed then.
     pub(super) async fn is_first(&self) {
         self.peers.arrive(None);
@@ -234,12 +241,3 @@ async fn ask_one(house: &House, id: NodeId) -> Result<Word, Error> {
 
 /// How often a member that says "not now" is asked again.
 const NOT_NOW_TRIES: u32 = 4;
-
-impl House {
-    /// From now on it is ready when it has this.
-    async fn lacks(&self, goal: VersionVector) -> Result<(), Rejection> {
-        self.store.arrive(Some(goal.clone())).await?;
-        self.peers.arrive(Some(Arrival::Behind(goal)));
-        Ok(())
-    }
-}

@@ -32,6 +32,7 @@ struct Shipper {
     told: Option<(VersionVector, Instant)>,
     comparisons: Comparisons,
     refused: Refused,
+    /// How much the next message holds.
     load: Load,
     /// Do clients come before the sweep that is under way, and how many events had been written here when its last piece went?
     gives_way: bool,

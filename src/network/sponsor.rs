@@ -77,7 +77,7 @@ impl House {
                 return Reply::Refused(Refusal::Malformed(why.into()));
             }
             if self.comes_anew(true) {
-                // As if it had been taken in; when the other is a member.
+                // As if it had been taken in. On the disk before it belongs there: it may be killed in between.
                 if let Err(e) = self.store.arrive(Some(join.vv.clone())).await {
                     return Reply::Refused(Refusal::NotNow(e.to_string()));
                 }

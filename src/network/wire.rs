@@ -98,7 +98,8 @@ pub struct Join {
     /// How long its process has run, in ms: an eviction since then is not undone. Measured there: only the clocks of the evictor
     /// and of whom it asks have to agree.
     pub for_ms: u64,
-    /// What there is in its cluster, as far as it knows: who comes there with nothing has arrived when it has that.
+    /// What there is in its cluster, as far as it knows: who comes there with nothing has arrived when it has that. Nothing of
+    /// one that is alone and has no key.
     pub vv: VersionVector,
     /// What it got for asking before.
     pub ticket: Option<Ticket>,
