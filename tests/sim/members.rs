@@ -7,10 +7,13 @@
 
 use std::collections::BTreeSet;
 
-use dynarust::replica::{Dot, Frame, Kind, Member, NodeId, Replaces, Sweep, Trees as _, VersionVector};
+use dynarust::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
+use dynarust::replica::{
+    Bounds, Dot, Frame, Kind, Member, NodeId, Replaces, Sweep, Trees as _, VersionVector,
+};
 
 use crate::disk::Disk;
-use crate::network::Refusal;
+use crate::network::{Letter, Refusal};
 use crate::node::Mail;
 use crate::world::World;
 
@@ -248,11 +251,28 @@ impl World {
         let (mark, joined) = (node.disk.records(id).evicted(self.now(at)), node.disk.last_joined(id));
         let (Some(mark), Some(joined)) = (mark, joined) else { return };
         self.counts.evictions += 1;
+        let late = (!self.peace && self.random.chance(30)).then(|| self.last_word(id, at)).flatten();
         if self.put_record(at, id, mark)
             && let Some(dot) = self.machines[at].disk.records(id).dots().next()
         {
             self.ended.push((id, dot, joined));
         }
+        let torn = self.random.chance(50);
+        for answer in self.exchange(at, late.into_iter().collect(), torn) {
+            self.hear(answer);
+        }
+    }
+
+    /// What a member says just before it is one no more.
+    fn last_word(&mut self, id: NodeId, to: usize) -> Option<Letter> {
+        let (from, home) = (self.homes[&id], self.machines[to].me());
+        if from == to || !self.machines[from].serves || self.network.is_cut(from, to) {
+            return None;
+        }
+        self.gives_up(from, home);
+        let number = self.letters;
+        self.ship(from, home, Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX }, false);
+        (self.letters > number).then(|| self.network.take_newest()).flatten()
     }
 
     /// What an eviction has ended, nothing that was written beside it brings back.

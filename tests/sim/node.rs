@@ -76,6 +76,8 @@ pub struct Process {
     pub sweeper: Option<(NodeId, u64)>,
     /// Members that were set back since they said what they have, which this process has not been told.
     pub set_back: BTreeSet<NodeId>,
+    /// The members before the last commit, if that changed them: what one of them said may have been let in just before.
+    pub let_in: BTreeSet<NodeId>,
     /// What was published before the last commit: a reader may have looked just before it.
     earlier: (VersionVector, VersionVector),
 }
@@ -155,6 +157,7 @@ impl Node {
             leaving: None,
             sweeper: None,
             set_back: BTreeSet::new(),
+            let_in: BTreeSet::new(),
             earlier: (self.disk.vv.clone(), self.disk.floor.clone()),
         };
         process.follow(&self.disk.members(), now_ms);
@@ -236,6 +239,7 @@ impl Node {
         disk.write_rows(&unit, |_| true).into_iter().for_each(|row| process.changes.push(row));
         process.replica.count(&unit);
         let roster = unit.changes().any(|touch| touch.kind == Kind::Membership);
+        process.let_in = if roster { disk.members() } else { BTreeSet::new() };
         for touch in unit.into_changes() {
             let fresh = touch.fresh().map(|version| version.hlc);
             let sane = fresh.filter(|hlc| hlc.ms() <= now_ms + CLOCK_AHEAD_MS_MAX);

@@ -339,7 +339,7 @@ impl World {
         if whom != me || !node.disk.belongs {
             return Err(Some(Refusal::Other));
         }
-        if !node.others().contains(&from) {
+        if !node.others().contains(&from) && !node.process().let_in.contains(&from) {
             return Err(Some(Refusal::Stranger));
         }
         let least = node.hears(from, run);
