@@ -7,15 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use dynarust::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
-use dynarust::replica::{
-    Bounds, Dot, Frame, Kind, Member, NodeId, Replaces, Sweep, Trees as _, VersionVector,
-};
+use dynarust::replica::{Dot, Frame, Kind, Member, NodeId, Replaces, Sweep, Trees as _, VersionVector};
 
 use crate::disk::Disk;
-use crate::network::{Letter, Refusal};
+use crate::network::Refusal;
 use crate::node::Mail;
-use crate::world::World;
+use crate::world::{ALL, World};
 
 fn record(id: NodeId) -> Vec<u8> {
     id.0.to_be_bytes().to_vec()
@@ -113,6 +110,8 @@ impl World {
             let (its_now, my_now) = (self.now(home), self.now(at));
             match self.admits(home, peer, run, &mail) {
                 Ok(()) => {
+                    let had = self.machines[home].disk.vv.get(me);
+                    assert!(had <= vv.get(me), "{me} was set back, and {peer} does not tell it");
                     self.machines[home].process().heard.say(me, &vv, its_now);
                     let (theirs, its_run) =
                         (self.machines[home].disk.vv.clone(), self.machines[home].process().run);
@@ -251,7 +250,9 @@ impl World {
         let (mark, joined) = (node.disk.records(id).evicted(self.now(at)), node.disk.last_joined(id));
         let (Some(mark), Some(joined)) = (mark, joined) else { return };
         self.counts.evictions += 1;
-        let late = (!self.peace && self.random.chance(30)).then(|| self.last_word(id, at)).flatten();
+        // What it says just before it is a member no more may be let in.
+        let from = self.homes[&id];
+        let late = (!self.peace && self.random.chance(30)).then(|| self.says(from, at, ALL)).flatten();
         if self.put_record(at, id, mark)
             && let Some(dot) = self.machines[at].disk.records(id).dots().next()
         {
@@ -261,18 +262,6 @@ impl World {
         for answer in self.exchange(at, late.into_iter().collect(), torn) {
             self.hear(answer);
         }
-    }
-
-    /// What a member says just before it is one no more.
-    fn last_word(&mut self, id: NodeId, to: usize) -> Option<Letter> {
-        let (from, home) = (self.homes[&id], self.machines[to].me());
-        if from == to || !self.machines[from].serves || self.network.is_cut(from, to) {
-            return None;
-        }
-        self.gives_up(from, home);
-        let number = self.letters;
-        self.ship(from, home, Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX }, false);
-        (self.letters > number).then(|| self.network.take_newest()).flatten()
     }
 
     /// What an eviction has ended, nothing that was written beside it brings back.

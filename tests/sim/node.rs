@@ -18,7 +18,7 @@ use crate::disk::Disk;
 const RATHER: (u64, u64) = (6, 3);
 
 /// A member that has said nothing for so long holds forgetting back no more.
-const FORGET_AFTER_MS: u64 = 90_000;
+pub const FORGET_AFTER_MS: u64 = 90_000;
 
 /// What goes from one node to another.
 #[derive(Clone)]

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use dynarust::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
+use dynarust::limits::FRAME_BYTES_MAX;
 use dynarust::replica::{Bounds, Courier, Entry, Kind, NodeId, Replaces, Token, VersionVector};
 
 use crate::network::{Body, Network};
 use crate::oracle::Oracle;
 use crate::random::Random;
-use crate::world::{Counts, World};
+use crate::world::{ALL, Counts, World};
 
 /// Most machines of one cluster, those that have been wiped once.
 const MACHINES_MAX: usize = 6;
@@ -69,7 +69,10 @@ impl World {
             260..560 if up => self.sends(at),
             560..840 => self.deliver(),
             840..850 => self.cuts_a_sweep_off(),
-            850..890 if up => {
+            850..854 => self.sweeps_past_what_comes_late(),
+            854..858 => self.forgets_while_it_sweeps(),
+            858..862 => self.sets_back_who_had_it(),
+            862..890 if up => {
                 self.tick(at);
             }
             890..915 => self.keep(at),
@@ -307,8 +310,7 @@ impl World {
             return;
         }
         self.gives_up(from, to);
-        let bounds = Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX };
-        self.ship(from, to, bounds, false);
+        self.ship(from, to, ALL, false);
         let Some(letter) = self.network.take_last() else { return };
         if let Body::Ask(..) = letter.body {
             let home = letter.to;

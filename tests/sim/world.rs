@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dynarust::limits::PEER_ANSWER_MS;
+use dynarust::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX, PEER_ANSWER_MS};
 use dynarust::replica::{Bounds, Dot, Entry, Kind, NodeId, Replaces, Token, Unit, VersionVector};
 
 use crate::disk::Disk;
@@ -10,6 +10,9 @@ use crate::network::{Body, Letter, Network, Refusal};
 use crate::node::{Line, Mail, Node};
 use crate::oracle::Oracle;
 use crate::random::Random;
+
+/// A message that holds all it may.
+pub const ALL: Bounds = Bounds { count: FRAME_EVENTS_MAX, bytes: FRAME_BYTES_MAX };
 
 pub struct World {
     pub random: Random,
