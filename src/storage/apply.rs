@@ -7,7 +7,7 @@
 //! 5. *garbage*: pieces and index rows of what was put aside, rows that the log no longer needs. It goes to the disk with the
 //!    next unit; until then recovery knows it from the rows.
 //!
-//! Only the committer's thread gets here. Nothing is decided here: see `committer.rs` and `replica/`.
+//! Only the committer's thread gets here. Nothing is decided here: see `draft.rs` and `replica/`.
 
 use super::Shared;
 use super::changes::{Changes, Kept, ROW_OVERHEAD_BYTES};

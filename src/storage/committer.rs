@@ -21,7 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::apply::Applier;
 use super::audience::Audience;
-use super::disk::{Disk, Room};
+use super::disk::Disk;
+use super::draft::{Draft, Due, Refusal};
 use super::durable;
 use super::error::{Error, Rejection};
 use super::identity::Note;
@@ -30,18 +31,11 @@ use super::recover::Found;
 use super::request::{Action, Parcel, Request, Written};
 use super::roster::Roster;
 use super::snapshot::Ask;
-use super::trees::{Trees, change_key, read_expiry_key, read_row};
+use super::trees::{change_key, read_row};
 use super::watchdog::Watchdog;
 use super::{Published, Settings, Shared};
-use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_DISCARD_BYTES_MAX, COMMIT_WRITES_MAX, EXPIRED_PER_COMMIT_MAX, EXPIRY_GRACE_MS,
-    EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS, FORGET_PER_COMMIT_MAX, LAPSE_LOOK_MS, ORIGINS_MAX, SIBLINGS_BYTES_MAX,
-    SIBLINGS_MAX,
-};
-use crate::replica::{
-    Dot, Entry, Kind, NodeId, Place, Replaces, Replica, Token, Trees as _, Unit, Value, Version,
-    VersionVector, Write,
-};
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_WRITES_MAX, FORGET_PER_COMMIT_MAX, LAPSE_LOOK_MS};
+use crate::replica::{Kind, NodeId, Place, Trees as _, VersionVector};
 
 /// What the committer is sent.
 pub enum Message {
@@ -59,26 +53,6 @@ pub enum Message {
     Receive(oneshot::Sender<(NodeId, VersionVector)>),
     /// Finish what came before, and end.
     Stop,
-}
-
-/// Why a request did not become an event.
-enum Refusal {
-    /// The client asked for what can't be.
-    Client(Rejection),
-    /// The storage failed.
-    Storage(Error),
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Refusal {
-        match error {
-            Error::Failed(_) => Refusal::Storage(error),
-            error => {
-                log::error!("{error}");
-                Refusal::Client(Rejection::Damaged)
-            }
-        }
-    }
 }
 
 /// What is to be done in a commit, and whom to answer.
@@ -112,21 +86,16 @@ enum Answer {
 
 /// The committer's own things; nobody else writes to the trees or the replica.
 pub struct Committer {
-    trees: Trees,
-    replica: Replica,
+    /// The commit that is being made, and what it is made from.
+    draft: Draft,
     applier: Applier,
-    disk: Disk,
     inbox: Receiver<Message>,
     shared: Arc<Shared>,
     watchdog: Watchdog,
     now_ms: fn() -> u64,
     /// Taken from the inbox and not yet performed.
     batch: VecDeque<Asked>,
-    /// The unit that is being made.
-    unit: Unit,
-    /// Bytes in chunks that the unit puts aside.
-    discarded: u64,
-    /// The commit that is being made, from 1.
+    /// The number of the commit that is being made, from 1.
     commit: u64,
     /// When to look at the expiry index; `None` while it is empty.
     look_ms: Option<u64>,
@@ -153,16 +122,12 @@ impl Committer {
         let Found { trees, replica, changes, progress, repairs, .. } = found;
         Committer {
             applier: Applier::new(trees.clone(), changes, progress, repairs),
-            trees,
-            replica,
-            disk,
+            draft: Draft::new(trees, replica, disk, shared.clone()),
             inbox,
             shared,
             watchdog,
             now_ms: settings.now_ms,
             batch: VecDeque::new(),
-            unit: Unit::new(),
-            discarded: 0,
             commit: 1,
             look_ms: Some(0),
             pass: Pass::default(),
@@ -196,7 +161,7 @@ impl Committer {
                 Ok(Message::Note(note, reply)) => Some(Asked::Note(note, reply)),
                 Ok(Message::Heard) => None,
                 Ok(Message::Moment(ask)) => {
-                    ask.answer(&self.trees, &self.shared, &self.replica);
+                    ask.answer(&self.draft.trees, &self.shared, &self.draft.replica);
                     None
                 }
                 Ok(Message::Receive(reply)) => {
@@ -237,28 +202,32 @@ impl Committer {
     /// One commit, from decision to answer.
     fn commit(&mut self) -> Result<(), Error> {
         let now_ms = (self.now_ms)();
-        self.disk.look()?;
-        let before = self.replica.vv().clone();
-        self.audience.see_off(&mut self.replica, &self.shared.guests, now_ms);
-        if self.audience.listen(&mut self.replica, &self.shared.heard, now_ms) {
-            self.pass.ask(self.replica.vv());
+        self.draft.disk.look()?;
+        let before = self.draft.replica.vv().clone();
+        self.audience.see_off(&mut self.draft.replica, &self.shared.guests, now_ms);
+        if self.audience.listen(&mut self.draft.replica, &self.shared.heard, now_ms) {
+            self.pass.ask(self.draft.replica.vv());
         }
         self.forget()?;
         let looks = self.look_ms.is_some_and(|at| at <= now_ms);
-        let due = if looks { self.expire(now_ms)? } else { Due::Later };
+        let due = if looks { self.draft.expire(now_ms)? } else { Due::Later };
         let mut answers = Vec::with_capacity(self.batch.len());
         let (mut bytes, mut writes) = (0, 0);
         // One more is performed whatever it takes, then the rest waits for the next commit.
-        while bytes < COMMIT_BYTES_MAX && self.discarded < COMMIT_DISCARD_BYTES_MAX {
+        while bytes < COMMIT_BYTES_MAX && !self.draft.is_full() {
             let Some(asked) = self.batch.pop_front() else { break };
             bytes += asked.bytes();
             answers.push(match asked {
                 Asked::Write(request, reply) => {
                     writes += 1;
-                    Answer::Written(reply, refused(self.perform(request, now_ms))?)
+                    Answer::Written(reply, refused(self.draft.perform(request, now_ms))?)
                 }
                 Asked::Take((parcel, room), reply) => {
-                    Answer::Taken((reply, room), refused(self.take(&parcel, now_ms))?)
+                    let taken = refused(self.draft.take(&parcel, now_ms))?;
+                    if matches!(taken, Ok(true)) {
+                        self.pass.ask(self.draft.replica.vv());
+                    }
+                    Answer::Taken((reply, room), taken.map(|_| ()))
                 }
                 Asked::Note(note, reply) => {
                     self.note(&note)?;
@@ -273,7 +242,7 @@ impl Committer {
             match answer {
                 Answer::Written(reply, answer) => drop(reply.send(answer)),
                 Answer::Taken((reply, _room), taken) => {
-                    drop(reply.send(taken.map(|()| self.replica.vv().clone())));
+                    drop(reply.send(taken.map(|()| self.draft.replica.vv().clone())));
                 }
                 Answer::Noted(reply) => drop(reply.send(Ok(()))),
             }
@@ -282,10 +251,10 @@ impl Committer {
             self.applier.settle()?;
         }
         if looks {
-            self.look_ms = self.next_look(due, now_ms)?;
+            self.look_ms = self.draft.next_look(due, now_ms)?;
         }
         // Members may have said all that it takes before the rows came, or while this commit was made: nobody wakes it then.
-        let replica = &self.replica;
+        let replica = &self.draft.replica;
         let ripe = self.applier.changes().any_ripe(replica)
             || self.pass.goes_on(|vv| vv.iter().all(|dot| replica.stable(dot)));
         self.waits = self.applier.changes().waits() || self.pass.waits();
@@ -295,27 +264,26 @@ impl Committer {
 
     /// Puts the unit on the disk; then it may be seen. `false` when there is nothing in it.
     fn seal(&mut self, before: VersionVector) -> Result<bool, Error> {
-        let unit = std::mem::take(&mut self.unit);
-        self.discarded = 0;
+        let unit = self.draft.finish();
         if unit.is_empty() {
             return Ok(false);
         }
-        let me = self.replica.me();
-        let events = self.replica.vv().get(me) - before.get(me);
+        let me = self.draft.replica.me();
+        let events = self.draft.replica.vv().get(me) - before.get(me);
         let fresh = unit.changes().flat_map(|touch| touch.fresh());
         let due = fresh.filter_map(|version| version.expires_at_ms).min();
         self.look_ms = self.look_ms.into_iter().chain(due).min();
         let roster = unit.changes().any(|touch| touch.kind == Kind::Membership);
         self.shared.watermark.begin(self.commit);
-        self.applier.apply(unit, &mut self.replica, before, &self.shared, self.commit)?;
+        self.applier.apply(unit, &mut self.draft.replica, before, &self.shared, self.commit)?;
         if roster {
             // Before anybody reads the records: who sees them sees what follows from them.
             self.admit()?;
         }
-        if self.applier.unforgotten() | self.replica.gave_up() {
-            self.pass.ask(self.replica.vv());
+        if self.applier.unforgotten() | self.draft.replica.gave_up() {
+            self.pass.ask(self.draft.replica.vv());
         }
-        self.shared.publish(Published::of(&self.replica));
+        self.shared.publish(Published::of(&self.draft.replica));
         self.shared.watermark.raise(self.commit);
         self.commit += 1;
         self.shared.metrics.commits.one();
@@ -325,9 +293,9 @@ impl Committer {
 
     /// Forgetting waits for whoever is a member now.
     fn admit(&mut self) -> Result<(), Error> {
-        let Roster { members, evicted } = Roster::read(&self.trees)?;
-        if self.audience.follow(&members, &mut self.replica, &self.shared.heard, (self.now_ms)()) {
-            self.pass.ask(self.replica.vv());
+        let Roster { members, evicted } = Roster::read(&self.draft.trees)?;
+        if self.audience.follow(&members, &mut self.draft.replica, &self.shared.heard, (self.now_ms)()) {
+            self.pass.ask(self.draft.replica.vv());
         }
         self.shared.evicted.keep(evicted);
         Ok(())
@@ -336,8 +304,8 @@ impl Committer {
     /// A guest comes, between two commits.
     fn receive(&mut self, reply: oneshot::Sender<(NodeId, VersionVector)>) {
         let guests = &self.shared.guests;
-        let guest = self.audience.receive(&mut self.replica, guests, (self.now_ms)());
-        if reply.send((guest, self.replica.vv().clone())).is_err() {
+        let guest = self.audience.receive(&mut self.draft.replica, guests, (self.now_ms)());
+        if reply.send((guest, self.draft.replica.vv().clone())).is_err() {
             guests.part(guest);
         }
     }
@@ -346,22 +314,22 @@ impl Committer {
     fn forget(&mut self) -> Result<(), Error> {
         let mut keys = 0;
         while keys < FORGET_PER_COMMIT_MAX
-            && let Some(row) = self.applier.changes().ripe(&self.replica)
+            && let Some(row) = self.applier.changes().ripe(&self.draft.replica)
         {
-            let Some(bytes) = self.trees.changes.get(change_key(row.first))? else { continue };
+            let Some(bytes) = self.draft.trees.changes.get(change_key(row.first))? else { continue };
             for event in read_row(&change_key(row.first), &bytes)?.events {
-                let place = self.unit.load(event.kind, &event.key, &self.trees)?;
+                let place = self.draft.unit.load(event.kind, &event.key, &self.draft.trees)?;
                 self.let_go(place);
                 keys += 1;
             }
         }
-        if !self.pass.begins(|vv| vv.iter().all(|dot| self.replica.stable(dot))) {
+        if !self.pass.begins(|vv| vv.iter().all(|dot| self.draft.replica.stable(dot))) {
             return Ok(());
         }
-        let held = self.trees.entries_after(self.pass.after.as_ref(), FORGET_PER_COMMIT_MAX)?;
+        let held = self.draft.trees.entries_after(self.pass.after.as_ref(), FORGET_PER_COMMIT_MAX)?;
         self.pass.after = held.last().map(|(kind, key, _)| (*kind, key.clone()));
         for (kind, key, _) in held.iter().filter(|(_, _, entry)| entry.leftover()) {
-            let place = self.unit.load(*kind, key, &self.trees)?;
+            let place = self.draft.unit.load(*kind, key, &self.draft.trees)?;
             self.let_go(place);
         }
         if held.len() < FORGET_PER_COMMIT_MAX {
@@ -371,7 +339,7 @@ impl Committer {
     }
 
     fn let_go(&mut self, place: Place) {
-        if let Some(waits_for) = self.replica.forget(&mut self.unit, place) {
+        if let Some(waits_for) = self.draft.replica.forget(&mut self.draft.unit, place) {
             self.pass.ask(&waits_for);
         }
     }
@@ -379,12 +347,12 @@ impl Committer {
     /// Writes what the node is to remember of itself. What follows for all does so here: whoever asked may be gone, and what is
     /// in memory must say what is on the disk.
     fn note(&mut self, note: &Note) -> Result<(), Error> {
-        note.write(&self.trees)?;
+        note.write(&self.draft.trees)?;
         match note {
             Note::Cluster(id) => self.shared.cluster.store(id.0, Ordering::Release),
             Note::Nowhere { .. } => self.shared.cluster.store(NodeId::NOBODY.0, Ordering::Release),
             Note::Node(id) => {
-                self.replica.rename(*id);
+                self.draft.replica.rename(*id);
                 self.shared.me.store(id.0, Ordering::Release);
                 // The old id is a member like any other until its record goes.
                 self.admit()?;
@@ -392,146 +360,6 @@ impl Committer {
             Note::NotFormer(_) | Note::Arriving(_) | Note::Here(_) => {}
         }
         Ok(())
-    }
-
-    /// Takes in what a peer has sent.
-    fn take(&mut self, parcel: &Parcel, now_ms: u64) -> Result<(), Refusal> {
-        let known = self.replica.vv();
-        let new = parcel.origins().into_iter().filter(|origin| known.get(*origin) == 0).count();
-        if known.iter().len() + new > ORIGINS_MAX {
-            return Err(Refusal::Client(Rejection::TooManyOrigins));
-        }
-        if self.disk.spend(parcel.bytes() as u64) == Room::None {
-            self.shared.metrics.refused_disk_full.one();
-            return Err(Refusal::Client(Rejection::DiskFull));
-        }
-        // A unit that could not be finished must not be written: damage that is met here ends the process.
-        let fatal = |error: Error| Refusal::Storage(error);
-        match parcel {
-            Parcel::Frame(frame) => {
-                self.replica.receive(frame, &mut self.unit, &self.trees, now_ms).map_err(fatal)?;
-            }
-            Parcel::Sweep(sweep) => {
-                let next = self.replica.take_sweep(sweep, &mut self.unit, &self.trees, now_ms);
-                if !next.map_err(fatal)? {
-                    return Err(Refusal::Client(Rejection::OutOfTurn));
-                }
-                if sweep.through.is_none() {
-                    // No row of the log refers to what the swept entries remember.
-                    self.pass.ask(self.replica.vv());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Decides one request by what the key holds at this moment of the commit.
-    fn perform(&mut self, request: Request, now_ms: u64) -> Result<Written, Refusal> {
-        let Request { kind, key, action, condition, token, room: _held } = request;
-        let refuse = |rejection| Err(Refusal::Client(rejection));
-        let place = self.unit.load(kind, &key, &self.trees)?;
-        let held = &self.unit.at(place).entry;
-        let current = held.token(now_ms);
-        if !condition.holds(current.as_ref()) {
-            return refuse(Rejection::Precondition(current));
-        }
-        // An entry may be ahead of the vector: what it shows can be named.
-        let known = |dot: Dot| self.replica.vv().covers(dot) || held.context().covers(dot);
-        if token.as_ref().is_some_and(|token| !token.dots().iter().all(|dot| known(*dot))) {
-            return refuse(Rejection::TokenAhead);
-        }
-        let kept = |dot: Dot| token.as_ref().is_some_and(|token| !token.names(dot));
-        let (value, ttl_ms) = match action {
-            Action::Delete => {
-                if !held.visible(now_ms).any(|version| !kept(version.dot)) {
-                    let left = current.is_some();
-                    return refuse(if left { Rejection::TokenSpent } else { Rejection::Nothing });
-                }
-                (None, None)
-            }
-            Action::Put(text, ttl_ms) => {
-                let siblings = || held.versions().iter().filter(|version| kept(version.dot));
-                let bytes = text.len() as u64 + siblings().map(|version| version.value.bytes()).sum::<u64>();
-                if siblings().count() >= SIBLINGS_MAX || bytes > SIBLINGS_BYTES_MAX {
-                    return refuse(Rejection::TooManySiblings);
-                }
-                (Some(text), ttl_ms)
-            }
-        };
-        let room = self.disk.spend(value.as_ref().map_or(0, Vec::len) as u64);
-        // An eviction is a record as well, and makes room: who is waited for holds forgetting back.
-        let grows = value.is_some() && kind == Kind::Data;
-        if room == Room::None || (room == Room::Deletes && grows) {
-            self.shared.metrics.refused_disk_full.one();
-            return refuse(Rejection::DiskFull);
-        }
-        let expires_at_ms = ttl_ms.map(|ttl| now_ms.saturating_add(ttl));
-        let replaces = token.map_or(Replaces::All, Replaces::Named);
-        let put = value.is_some();
-        let value = value.map(|text| (Value::Inline(text), expires_at_ms));
-        let dot = self.write(place, Write { replaces, value }, now_ms);
-        Ok(Written { dot, created: current.is_none(), put })
-    }
-
-    /// One event.
-    fn write(&mut self, place: Place, write: Write, now_ms: u64) -> Dot {
-        let chunked = |entry: &Entry| -> u64 {
-            let chunked = entry.versions().iter().filter(|v| matches!(v.value, Value::Chunked { .. }));
-            chunked.map(|version| version.value.bytes()).sum()
-        };
-        let held = chunked(&self.unit.at(place).entry);
-        let dot = self.replica.write(&mut self.unit, place, write, now_ms);
-        self.discarded += held - chunked(&self.unit.at(place).entry);
-        dot
-    }
-
-    /// Removes versions whose time has come: an ordinary delete, by the node that wrote the version, or by any member
-    /// once the time is `EXPIRY_GRACE_MS` past.
-    fn expire(&mut self, now_ms: u64) -> Result<Due, Error> {
-        if self.disk.room() == Room::None {
-            return Ok(Due::Later);
-        }
-        let due = ..(now_ms + 1).to_be_bytes();
-        // Those of other nodes, in their grace, must not hide the rest.
-        let rows = self.trees.expiry.range(due).take(EXPIRY_LOOK_MAX);
-        let rows = rows.map(|row| Ok(row?.0)).collect::<Result<Vec<sled::IVec>, Error>>()?;
-        let mut removed = 0;
-        for row in &rows {
-            if removed >= EXPIRED_PER_COMMIT_MAX {
-                return Ok(Due::Now);
-            }
-            let (at, kind, key) = read_expiry_key(row)?;
-            let place = self.unit.load(kind, key, &self.trees)?;
-            let held = &self.unit.at(place).entry;
-            let mine = |v: &&Version| v.dot.origin == self.replica.me() || at + EXPIRY_GRACE_MS <= now_ms;
-            let timed = || held.versions().iter().filter(|v| v.expires_at_ms == Some(at));
-            if timed().next().is_none() {
-                self.trees.expiry.remove(row)?;
-                removed += 1;
-            }
-            let dead: Vec<Dot> = timed().filter(mine).map(|version| version.dot).collect();
-            if !dead.is_empty() {
-                removed += 1;
-                self.shared.metrics.expired.add(dead.len() as u64);
-                let replaces = Replaces::Named(Token::new(dead));
-                self.write(place, Write { replaces, value: None }, now_ms);
-            }
-            // Clients must have their share of each commit.
-            if self.discarded >= COMMIT_DISCARD_BYTES_MAX / 4 {
-                return Ok(Due::Now);
-            }
-        }
-        Ok(if removed > 0 && rows.len() == EXPIRY_LOOK_MAX { Due::Now } else { Due::Later })
-    }
-
-    /// When to look at the expiry index again.
-    fn next_look(&self, due: Due, now_ms: u64) -> Result<Option<u64>, Error> {
-        if due == Due::Now {
-            return Ok(Some(now_ms));
-        }
-        let next = self.trees.expiry.iter().next().transpose()?;
-        let next = next.map(|(row, _)| read_expiry_key(&row).map(|(at, ..)| at)).transpose()?;
-        Ok(next.map(|at| at.max(now_ms + EXPIRY_PAUSE_MS)))
     }
 }
 
@@ -549,11 +377,4 @@ fn or_end(done: Result<(), Error>) {
     if let Err(error) = done {
         durable::end_process(error.exit(), &error.advised());
     }
-}
-
-/// Is more due than one commit may remove?
-#[derive(PartialEq, Eq)]
-enum Due {
-    Now,
-    Later,
 }

@@ -18,6 +18,7 @@ mod committer;
 mod compact;
 mod directory;
 mod disk;
+mod draft;
 mod durable;
 mod engine;
 mod error;

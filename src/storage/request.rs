@@ -1,5 +1,5 @@
 //! What the committer is asked, and what it answers: a write as a client means it, with its conditions. Plain data; what
-//! becomes of it is decided in `committer.rs`, at the moment of the write.
+//! becomes of it is decided in `draft.rs`, at the moment of the write.
 
 use tokio::sync::OwnedSemaphorePermit;
 
