@@ -99,6 +99,8 @@ struct Seeker<'a> {
     own: BTreeSet<String>,
     /// Those that have never answered.
     silent: BTreeSet<String>,
+    /// Those that did not answer the last time.
+    lost: BTreeMap<String, Lost>,
     /// Did it begin a cluster, or would it have, since nobody took it in?
     founds: bool,
     /// Rounds over the addresses in a row that were in vain.
@@ -110,6 +112,29 @@ struct Seeker<'a> {
     progress: Progress,
 }
 
+/// An address that does not answer.
+#[derive(Default)]
+struct Lost {
+    /// Since when.
+    since: Option<Instant>,
+    /// The first question that it took and did not answer.
+    asked: Option<Instant>,
+}
+
+impl Lost {
+    /// Once more it did not answer, though it took the question if it was `asked`. It may be starting, also again; or have taken
+    /// the node in, though that was not heard. Is it too early to do without it?
+    fn may_come_back(&mut self, asked: bool) -> bool {
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        if asked {
+            self.asked.get_or_insert(now);
+        }
+        let within = |since: Instant, ms: u64| now - since < Duration::from_millis(ms);
+        within(since, JOIN_TOLD_MS) || self.asked.is_some_and(|at| within(at, JOIN_DEADLOCK_MS))
+    }
+}
+
 impl Seeker<'_> {
     fn new(house: &House, addresses: Vec<String>) -> Seeker<'_> {
         Seeker {
@@ -117,6 +142,7 @@ impl Seeker<'_> {
             began: Instant::now(),
             seeks: !addresses.is_empty(),
             silent: addresses.iter().cloned().collect(),
+            lost: BTreeMap::new(),
             addresses,
             own: BTreeSet::new(),
             founds: false,
@@ -183,6 +209,7 @@ impl Seeker<'_> {
                 Err(Error::Unreachable(_) | Error::Unanswered(_) | Error::Secret | Error::Protocol { .. })
             ) {
                 self.silent.remove(&address);
+                self.lost.remove(&address);
             }
             // It was told so by the answer.
             if answer.is_ok() || house.is_over().await {
@@ -198,9 +225,10 @@ impl Seeker<'_> {
                 // A member answers, as soon as somebody mends that.
                 Error::Refused(Refusal::NotNow(_)) | Error::Secret | Error::Protocol { .. } => unclear = true,
                 Error::Own => drop(self.own.insert(address.clone())),
-                // It may be starting as well; or have taken the node in, though that was not heard.
-                Error::Unreachable(_) => unclear |= self.is_early(JOIN_TOLD_MS),
-                Error::Unanswered(_) => unclear |= self.is_early(JOIN_DEADLOCK_MS),
+                Error::Unreachable(_) | Error::Unanswered(_) => {
+                    let asked = matches!(error, Error::Unanswered(_));
+                    unclear |= self.lost.entry(address.clone()).or_default().may_come_back(asked);
+                }
                 _ => {}
             }
             self.tell(&address, &error);

@@ -352,3 +352,32 @@ fn an_eviction_ends_what_a_member_wrote_that_had_never_heard_of_the_node() {
         assert_eq!(state(node, &evicted), "none");
     }
 }
+
+/// It stands still while they ask it, for longer than one that can't be reached is waited for, and is started again then.
+#[test]
+fn new_nodes_wait_for_one_that_is_started_again() {
+    let mut cluster = Cluster::start(1);
+    let by = cluster.node(0).address;
+    put(cluster.node(0), "k", "x");
+    cluster.node(0).signal(libc::SIGSTOP);
+    let dirs = tempfile::tempdir().unwrap();
+    let addresses = [free_address(), free_address()];
+    let list: Vec<String> = [by].iter().chain(&addresses).map(ToString::to_string).collect();
+    let start = |number: usize| {
+        let mut command = Command::new(binary());
+        command.arg(addresses[number].to_string()).args(&list);
+        command.arg("--data-dir").arg(dirs.path().join(number.to_string()));
+        Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"))
+    };
+    let nodes = [start(0), start(1)];
+    let began = Instant::now();
+    wait_until(SETTLED, "they have asked for long", || {
+        began.elapsed() > Duration::from_millis(JOIN_TOLD_MS + 1_000)
+    });
+    cluster.kill(0);
+    for node in &nodes {
+        wait_until(SETTLED, "they see that it is gone", || node.log().contains("refused"));
+    }
+    up_at(&mut cluster, 0, by, &[]);
+    nodes.iter().for_each(|node| shows(node, "k", Some("x")));
+}
