@@ -190,10 +190,7 @@ pub async fn put(app: &App, request: &HttpRequest, payload: &mut Payload) -> Res
     catch_up(app, store, (&session, Some(&key)), options.timeout_ms).await?;
     let action = Action::Put(put.text, put.ttl_ms);
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room };
-    let written = match store.write(write).await {
-        Ok(written) => written,
-        Err(rejection) => return Err(refused(rejection, store, session)),
-    };
+    let written = perform(app, write, &session).await?;
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     written_answer(status, &key, written, options, (app, store), session).await
 }
@@ -209,11 +206,15 @@ pub async fn delete(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pr
     catch_up(app, store, (&session, Some(&key)), options.timeout_ms).await?;
     let action = Action::Delete;
     let write = Request { kind: Kind::Data, key: key.clone(), action, condition, token, room: None };
-    let written = match store.write(write).await {
-        Ok(written) => written,
-        Err(rejection) => return Err(refused(rejection, store, session)),
-    };
+    let written = perform(app, write, &session).await?;
     written_answer(StatusCode::OK, &key, written, options, (app, store), session).await
+}
+
+/// Has the write decided, unless the node stops: it may have begun to while the body came, or what the session had seen. Who
+/// leaves waits for the requests that are under way, but not for ever, and what it takes after that no other member has.
+async fn perform(app: &App, write: Request, session: &VersionVector) -> Result<Written, Problem> {
+    let store = app.store()?;
+    store.write(write).await.map_err(|rejection| refused(rejection, store, session.clone()))
 }
 
 /// The answer to a write that is on the disk here, once as many members have it as the client wants; or 202, when they have not

@@ -333,3 +333,23 @@ fn a_node_that_one_member_does_not_know_yet_was_not_evicted() {
     let log = cluster.node(2).log();
     assert!(!log.contains("was evicted"), "{log}");
 }
+
+/// Its body is slow. What is taken when the others have let the node go, no other member would ever have.
+#[test]
+fn a_write_that_was_under_way_is_not_acknowledged_by_one_that_has_left() {
+    let mut cluster = Cluster::start(3);
+    let left = id(cluster.node(1));
+    let mut client = crate::support::Client::connect(cluster.node(1).address).unwrap();
+    client.send(b"PUT /key/late HTTP/1.1\r\nHost: here\r\nContent-Length: 11\r\n\r\n{\"value\"").unwrap();
+    // It counts as up for a while, and is waited for.
+    let asked = ask_to_leave(cluster.node(1));
+    is_about_to_leave(cluster.node(1));
+    cluster.node(2).signal(libc::SIGSTOP);
+    wait_until(SETTLED, "it has left", || state(cluster.node(0), &left) == "none");
+    let told = client.send(b":1}").and_then(|()| client.receive(false));
+    assert!(!told.as_ref().is_ok_and(|told| told.status < 300), "it has left, and took a write: {told:?}");
+    cluster.node(2).signal(libc::SIGCONT);
+    let left = asked.join().unwrap().expect("an answer");
+    assert_eq!(left.status, 200, "{}", left.text());
+    cluster.nodes[1].take().unwrap().wait(SOON);
+}
