@@ -91,7 +91,8 @@ pub const COMMIT_WRITES_MAX: usize = 512;
 /// Most value bytes in one commit, for the same reason.
 pub const COMMIT_BYTES_MAX: usize = 8 << 20;
 
-/// Most bytes in chunks that one commit may put aside (one write more may go over): each chunk is a removal of its own.
+/// Most bytes in chunks that one commit may put aside (one write more, or one key, may go over): each chunk is a removal of
+/// its own.
 pub const COMMIT_DISCARD_BYTES_MAX: u64 = 64 << 20;
 
 /// Most expired versions removed in one commit, so that a wave of expiry does not hold client writes up.
@@ -221,6 +222,10 @@ pub const CHUNK_READ_RETRIES_MAX: usize = 100;
 
 /// How many keys are read at a time while a piece of a sweep is compared with what is held: bounds memory, not work.
 pub const SWEEP_READ_KEYS: usize = 1_024;
+
+/// Most keys that one commit drops since a sweep does not list them, though its piece may span all that there are: a commit of
+/// some 20 ms, behind which clients wait.
+pub const SWEEP_DEAD_KEYS_MAX: usize = 1_024;
 
 /// How many keys are read at a time while a restored node takes all of them for its own: bounds memory, not work.
 pub const RESTORE_STEP_KEYS: usize = 1_024;

@@ -74,7 +74,7 @@ impl House {
         self.goal().get(id)
     }
 
-    /// Does it lack nothing that it knows to lack, and has every member but this one told it something since it was started?
+    /// Is it no newcomer itself, and has every member but this one told it something since it was started?
     pub(super) fn has_arrived(&self, but: NodeId) -> bool {
         let heard = |id: &NodeId| *id == but || self.peers.get(*id).seen_ms.is_some();
         self.peers.arrival().is_none() && self.others().iter().all(heard)
@@ -131,7 +131,7 @@ pub(super) struct Progress {
 }
 
 /// How much of what it lacks: what is written meanwhile is no news. Of a sweep the vector shows the end only.
-type Came = (VersionVector, Option<(NodeId, Instant)>);
+type Came = (VersionVector, Option<(NodeId, u64)>);
 
 impl Progress {
     /// Has it arrived, or does it get there? Whom it `seeks` to be taken in by may have what it lacks.
@@ -145,10 +145,11 @@ impl Progress {
         let vv = house.store.published().vv.clone();
         let lacks = !vv.covers_all(&goal);
         // Who is about to belong elsewhere does not know the others yet.
-        let last = house.adopting.try_lock().is_ok_and(|_adopting| self.is_last(house, &others, seeks));
-        if lacks && !last {
+        let adopting = house.adopting.try_lock();
+        if lacks && !(adopting.is_ok() && self.is_last(house, &others, seeks)) {
+            drop(adopting);
             let so_far = |dot: Dot| Dot::new(dot.origin, vv.get(dot.origin).min(dot.seq));
-            let came = (goal.iter().map(so_far).collect(), house.sweeper());
+            let came = (goal.iter().map(so_far).collect(), house.sweepers().holder());
             match &self.came {
                 Some((before, since)) if *before == came => {
                     if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
@@ -160,6 +161,8 @@ impl Progress {
             }
             return;
         }
+        // Nor does it know yet what it lacks there.
+        let Ok(_adopting) = adopting else { return };
         if lacks {
             log::warn!(
                 "this node had not yet all that its cluster had, and is the last member now: the rest is lost"
@@ -181,9 +184,9 @@ impl Progress {
         others.is_empty() && (had_others() || nobody_asks())
     }
 
-    /// Nothing comes any more: whoever had it may be lost with its disk. What there is, is what those have who answer, which must
-    /// be all that are not down, if one of them has arrived itself, or if nobody is left to wait for. Else all wait for one that
-    /// may come back, or is evicted.
+    /// Nothing comes any more: whoever had it may be lost with its disk. If all members answer, what there is, is what they have.
+    /// If all do that are not down, and one of them has arrived itself, it is what that one knows of: who is down may come
+    /// back with it, or is evicted. Else it is not known.
     async fn ask_what_there_is(&mut self, house: &House, others: &[NodeId]) {
         if others.is_empty() {
             return;
@@ -194,7 +197,8 @@ impl Progress {
             );
             self.told = true;
         }
-        let (mut held, mut answered, mut arrived) = (VersionVector::new(), 0, false);
+        let (mut held, mut told, mut arrived) = (VersionVector::new(), VersionVector::new(), false);
+        let mut answered = 0;
         let up = |id: &&NodeId| house.peers.get(**id).liveness != Liveness::Down;
         for id in others.iter().filter(up) {
             match ask_one(house, *id).await {
@@ -202,6 +206,8 @@ impl Progress {
                     answered += 1;
                     arrived |= word.arrived;
                     held.join(&word.vv);
+                    // Who has arrived says of those that are down what they had. It may lack that itself.
+                    told.join(if word.arrived { &word.goal } else { &word.vv });
                 }
                 Err(Error::Refused(refusal @ Refusal::RolledBack(_))) => house.give_up(id, &refusal),
                 Err(error) => {
@@ -210,11 +216,13 @@ impl Progress {
                 }
             }
         }
+        let all = answered == others.len();
+        let there_is = if all { held } else { told };
         let stays_behind = matches!(house.peers.arrival(), Some(Arrival::Behind(_)));
         if stays_behind
-            && (arrived || answered == others.len())
-            && check_vector(&held).is_ok()
-            && house.lacks(held).await.is_err()
+            && (arrived || all)
+            && check_vector(&there_is).is_ok()
+            && house.lacks(there_is).await.is_err()
         {
             log::debug!("what there is could not be noted");
         }

@@ -88,7 +88,9 @@ pub(super) struct Word {
     pub by: NodeId,
     /// What that one has.
     pub vv: VersionVector,
-    /// Does that one lack nothing that it knows to lack?
+    /// What there is, as far as that one knows.
+    pub goal: VersionVector,
+    /// Is that one no newcomer itself, and has it heard all other members?
     pub arrived: bool,
 }
 
@@ -123,16 +125,16 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<Word, Er
             }
             let adopts = cluster != answer.cluster;
             let comes = house.comes_anew(adopts);
-            let goal = house.lacks_there(answer.cluster, goal)?;
+            let lacks = house.lacks_there(answer.cluster, goal.clone())?;
             if comes {
-                let noted = house.store.arrive(Some(goal.clone())).await;
+                let noted = house.store.arrive(Some(lacks.clone())).await;
                 noted.map_err(|e| Error::Unreachable(e.to_string()))?;
             }
             if adopts {
                 let adopted = house.store.adopt(answer.cluster).await;
                 adopted.map_err(|e| storage::Error::Failed(format!("can't adopt the cluster: {e}")))?;
                 if comes && house.peers.arrival() != Some(Arrival::Asking) {
-                    house.peers.arrive(Some(Arrival::Behind(goal.clone())));
+                    house.peers.arrive(Some(Arrival::Behind(lacks.clone())));
                 }
             }
             house.set_address(known_as.clone());
@@ -155,7 +157,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<Word, Er
                 return Err(Refusal::NotNow(why.into()).into());
             }
             if comes {
-                house.peers.arrive(Some(Arrival::Behind(goal)));
+                house.peers.arrive(Some(Arrival::Behind(lacks)));
             }
             if !house.store.is_member(answer.from) {
                 if !house.fellows().is_empty() {
@@ -180,7 +182,7 @@ pub(super) async fn ask_to_join(house: &House, address: &str) -> Result<Word, Er
                 log::info!("joined cluster {} by {address}, as {known_as}", answer.cluster);
                 *said = joined;
             }
-            Ok(Word { by: answer.from, vv, arrived })
+            Ok(Word { by: answer.from, vv, goal, arrived })
         }
         Reply::Refused(Refusal::Twin) => house.give_up(answer.from, &Refusal::Twin),
         Reply::Refused(refusal) => Err(refusal.into()),

@@ -53,7 +53,7 @@ use wire::{Envelope, Message, Refusal, Reply};
 
 use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, PEER_BODIES_BYTES_MAX, RETRY_MS};
 use crate::peers::{Arrival, Peers, is_more_than_address, is_wildcard};
-use crate::replica::{Dot, Member, NodeId, Records, Runs};
+use crate::replica::{Dot, Member, NodeId, Records, Runs, Sweepers};
 use crate::storage::{self, Action, Rejection, Store};
 
 /// How a node takes part in a cluster; values are valid.
@@ -138,10 +138,8 @@ struct House {
     member_of: Mutex<Option<NodeId>>,
     /// Where those were that it was about to leave, if it stays: they may have let it go.
     stays_by: Mutex<Vec<String>>,
-    /// Who is sweeping this node, and when it last sent a piece.
-    sweeper: Mutex<Option<(NodeId, Instant)>>,
-    /// Who was refused because of that.
-    sweeps_next: Mutex<Option<NodeId>>,
+    /// Whose turn it is to send this node everything, by the age of the process.
+    sweepers: Mutex<Sweepers>,
     /// When the log last said that two run under one id.
     twins_told: Mutex<Option<Instant>>,
     /// Where packets of SWIM go.
@@ -175,8 +173,7 @@ impl Network {
             joined: Mutex::new(None),
             member_of: Mutex::new(None),
             stays_by: Mutex::new(Vec::new()),
-            sweeper: Mutex::new(None),
-            sweeps_next: Mutex::new(None),
+            sweepers: Mutex::new(Sweepers::default()),
             twins_told: Mutex::new(None),
             pulse,
             came_with: OnceLock::new(),

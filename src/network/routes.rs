@@ -1,7 +1,7 @@
 //! What peers ask: checked, handed on, answered.
 
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::http::{Method, header};
@@ -18,7 +18,7 @@ use crate::limits::{
     JOIN_BYTES_MAX, PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BODY_BYTES_SMALL, PEER_BYTES_PER_MS_LEAST,
     TWINS_TOLD_MS,
 };
-use crate::replica::{NodeId, Sweep, VersionVector};
+use crate::replica::{NodeId, Sweep, Sweepers, VersionVector};
 use crate::storage::{Parcel, Rejection};
 
 /// Why a request does not even get an answer of a peer.
@@ -122,8 +122,10 @@ async fn body(
             return Err(Denied::Unreadable(format!("a message has at most {PEER_BODY_BYTES_MAX} bytes")));
         }
         whole.extend_from_slice(&piece);
-        if whole.len() > PEER_BODY_BYTES_SMALL {
-            house.sends_on(wire::sender(&whole));
+        if whole.len() > PEER_BODY_BYTES_SMALL
+            && let Some(from) = wire::sender(&whole)
+        {
+            house.sweepers().comes(from, house.age_ms());
         }
         // Small ones always have room, or who is alive would not be heard: connections bound them.
         let more = whole.len().saturating_sub(PEER_BODY_BYTES_SMALL).min(piece.len());
@@ -177,6 +179,7 @@ impl House {
                 if frame.ranges.is_empty() {
                     return Reply::Have(self.store.published().vv.clone());
                 }
+                self.sweepers().gives_up(from);
                 Parcel::Frame(frame)
             }
             Message::Sweep(to, sweep) => {
@@ -267,40 +270,16 @@ impl House {
         answer.await.unwrap_or_default()
     }
 
-    /// Who is sweeping this node, and when it last sent a piece.
-    pub(super) fn sweeper(&self) -> Option<(NodeId, Instant)> {
-        *self.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whose turn it is to send this node everything.
+    pub(super) fn sweepers(&self) -> MutexGuard<'_, Sweepers> {
+        self.sweepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Some of a message has come: over a thin line a piece takes its time.
-    fn sends_on(&self, from: Option<NodeId>) {
-        let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((sender, since)) = sweeper.as_mut()
-            && Some(*sender) == from
-        {
-            *since = Instant::now();
-        }
-    }
-
-    /// One sweep at a time: several would bring the same. Who begins anew, since it did not get on, lets another one try that has
-    /// asked meanwhile.
     fn one_sweeper(&self, from: NodeId, piece: &Sweep) -> Result<(), Refusal> {
-        let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut waits = self.sweeps_next.lock().unwrap_or_else(PoisonError::into_inner);
-        let patience = Duration::from_millis(PEER_ANSWER_MS);
-        let other = sweeper.is_some_and(|(other, since)| other != from && since.elapsed() < patience);
-        if other {
-            *waits = Some(from);
-        } else if piece.opens()
-            && let Some(next) = waits.take().filter(|next| *next != from)
-            && sweeper.is_some_and(|(holder, _)| holder == from)
-        {
-            *sweeper = Some((next, Instant::now()));
-        } else {
-            *sweeper = piece.through.is_some().then(|| (from, Instant::now()));
-            return Ok(());
+        match self.sweepers().takes(from, (piece.opens(), piece.through.is_none()), self.age_ms()) {
+            true => Ok(()),
+            false => Err(Refusal::NotNow("another member is sending it everything".into())),
         }
-        Err(Refusal::NotNow("another member is sending it everything".into()))
     }
 }
 

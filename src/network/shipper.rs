@@ -273,9 +273,15 @@ impl Shipper {
                 }
             }
             let (target, after) = self.courier.piece().expect("begun above, or under way");
-            let piece = house.store.sweep_for(target, after, self.load.of_keys()).await?;
+            let piece = match after.is_none() && self.courier.sweeping() {
+                // Refused, since another one sends it everything, it costs next to nothing.
+                true => house.store.opening(target),
+                false => house.store.sweep_for(target, after, self.load.of_keys()).await?,
+            };
+            // In this order: what has been forgotten because all have it, the member had said before.
+            let published = house.store.published();
             let said = house.store.said_by(self.peer).map(|said| said.vv);
-            if !self.courier.outgrown(&house.store.published().forgotten, said.as_ref()) {
+            if !self.courier.outgrown(&published.forgotten, said.as_ref()) {
                 self.courier.sent(&piece);
                 return Ok(Message::Sweep(self.peer, piece));
             }

@@ -148,7 +148,7 @@ pub struct Joined {
     pub vv: VersionVector,
     /// What there is in the cluster, as far as that node knows: it may not have all of it itself.
     pub goal: VersionVector,
-    /// Does that node lack nothing that it knows to lack, and has it heard all other members?
+    /// Is that node no newcomer itself, and has it heard all other members?
     pub arrived: bool,
 }
 

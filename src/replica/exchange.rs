@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry::Vacant;
 
 use super::dot::{Dot, NodeId};
-use super::entry::Entry;
+use super::entry::{Entry, Value};
 use super::frame::{Bound, Bounds, Frame, Range, Sweep, size};
-use super::unit::{Place, Unit};
+use super::unit::{Place, Touch, Unit};
 use super::vector::VersionVector;
 use super::{Kind, Replica, Trees};
-use crate::limits::{SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
+use crate::limits::{COMMIT_DISCARD_BYTES_MAX, SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
 
 /// How far a receiver is in a sweep: lost with the process, for then the sweep begins anew. Under the keys up to `through`
 /// everything up to `target` is incorporated: a version that comes late from elsewhere, and was not listed, is dead.
@@ -18,6 +18,17 @@ use crate::limits::{SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
 pub(super) struct Swept {
     target: VersionVector,
     through: Bound,
+}
+
+/// How a piece of a sweep was taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// All of it.
+    Whole,
+    /// More is dead here than one commit should drop: this is the rest, which the next one takes.
+    Part(Sweep),
+    /// Not at all: it is not the next piece, so the sweep begins anew.
+    OutOfTurn,
 }
 
 impl Replica {
@@ -77,7 +88,8 @@ impl Replica {
         Ok(Frame { sender: self.me, vv: self.vv.clone(), digest: self.totals.digest, ranges, entries })
     }
 
-    /// Rule 3: takes a frame in. Once the unit is durable, [`Replica::vv`] is the answer to the sender.
+    /// Rule 3: takes a frame in, or as much of it as one commit may put aside. Once the unit is durable, [`Replica::vv`] is the
+    /// answer to the sender.
     pub fn receive<T: Trees>(
         &mut self,
         frame: &Frame,
@@ -99,7 +111,8 @@ impl Replica {
                 continue;
             }
             unit.stretch(range.origin, have);
-            for change in range.changes.iter().filter(|change| change.seq > have) {
+            let mut through = range.through;
+            for (at, change) in (1..).zip(&range.changes).filter(|(_, change)| change.seq > have) {
                 let name = (change.kind, change.key.as_slice());
                 let place = match merged.get(&name) {
                     Some(place) => *place,
@@ -113,12 +126,27 @@ impl Replica {
                     }
                 };
                 unit.log(Dot::new(range.origin, change.seq), have, place);
+                // For an event that is not listed a later one stands.
+                if unit.discarded() >= COMMIT_DISCARD_BYTES_MAX && change.seq == range.after + at {
+                    through = change.seq;
+                    break;
+                }
             }
-            unit.stretch(range.origin, have).through = range.through;
-            self.vv.raise(Dot::new(range.origin, range.through));
+            unit.stretch(range.origin, have).through = through;
+            self.vv.raise(Dot::new(range.origin, through));
+            if through < range.through {
+                break;
+            }
         }
         self.acknowledge(frame.sender, &frame.vv);
         Ok(())
+    }
+
+    /// Rule 5: the first piece of a sweep, which holds nothing: it asks whether one may be sent.
+    pub fn opening(&self, target: VersionVector) -> Sweep {
+        let before_all = Some((Kind::Data, Vec::new()));
+        let (sender, vv) = (self.me, self.vv.clone());
+        Sweep { sender, target, vv, after: None, through: before_all, entries: Vec::new() }
     }
 
     /// Rule 5: the next piece of a sweep; the first begins `after` `None`. With an empty target it is a comparison.
@@ -155,7 +183,7 @@ impl Replica {
     /// Rule 5: takes a piece of a sweep in. Whatever lives here among its keys and is not listed, though the sender has
     /// incorporated it, is dead. After the last piece everything up to its target is incorporated; until then the entry remembers
     /// by what, if the sender does, lest a reader who goes on elsewhere sees it again, or this node when the sweep never ends.
-    /// `false` when the piece is not the next one: then the sweep begins anew.
+    /// A piece under which more than `most` keys are dead here is taken in by parts, as if it had been sent in these.
     ///
     /// A piece of a comparison stands for itself. Two that have incorporated the same and hold different things do so by no
     /// rule: one of them has, or let go of, what only a disk that is gone could have told it, or two disks gave one name to two
@@ -163,11 +191,12 @@ impl Replica {
     /// supersedes. Of two that have not incorporated the same it brings news, and no more.
     pub fn take_sweep<T: Trees>(
         &mut self,
-        sweep: &Sweep,
+        mut sweep: Sweep,
+        most: usize,
         unit: &mut Unit,
         trees: &T,
         now_ms: u64,
-    ) -> Result<bool, T::Error> {
+    ) -> Result<Taken, T::Error> {
         if sweep.compares() {
             // As with frames: its sweep does not go on.
             self.give_up(sweep.sender);
@@ -175,18 +204,18 @@ impl Replica {
             // under way may yet say what took the place of something.
             let alike = sweep.vv == self.vv && self.swept.is_empty();
             let incorporated = if alike { VersionVector::new() } else { self.vv.clone() };
-            self.take_entries(sweep, &incorporated, unit, trees, now_ms)?;
-            return Ok(true);
+            self.take_entries(&sweep, &incorporated, unit, trees, now_ms)?;
+            return Ok(Taken::Whole);
         }
         if sweep.after.is_none() {
             // So may what an unfinished sweep has told, whoever sent it, of which this one takes the place.
-            self.given_up |= !self.swept.is_empty();
+            self.rowless |= !self.swept.is_empty();
             self.swept.clear();
         }
         let so_far = self.swept.get(&sweep.sender);
         let next = so_far.is_some_and(|s| s.target == sweep.target && s.through == sweep.after);
         if !next && sweep.after.is_some() {
-            return Ok(false);
+            return Ok(Taken::OutOfTurn);
         }
         let incorporated = self.vv.clone();
         let theirs: BTreeMap<(Kind, &[u8]), &Entry> =
@@ -194,14 +223,17 @@ impl Replica {
         let dead = |kind: Kind, key: &[u8], dot: Dot| {
             sweep.vv.covers(dot) && !theirs.get(&(kind, key)).is_some_and(|entry| entry.holds(dot))
         };
-        for (kind, key) in names_between(sweep, unit, trees, |kind, key, entry| {
+        let (names, last) = names_between(&sweep, most, unit, trees, |kind, key, entry| {
             entry.dots().any(|dot| dead(kind, key, dot))
-        })? {
+        })?;
+        for (kind, key) in names {
             let place = unit.load(kind, &key, trees)?;
             let touch = unit.at_mut(place);
-            touch.gone.extend(touch.entry.drop_versions(|dot| dead(kind, &key, dot)));
+            let gone = touch.entry.drop_versions(|dot| dead(kind, &key, dot));
+            unit.put_aside(place, gone);
         }
-        self.take_entries(sweep, &incorporated, unit, trees, now_ms)?;
+        let rest = last.map(|last| sweep.split(last));
+        self.take_entries(&sweep, &incorporated, unit, trees, now_ms)?;
         match &sweep.through {
             Some(_) => {
                 let swept = Swept { target: sweep.target.clone(), through: sweep.through.clone() };
@@ -209,6 +241,7 @@ impl Replica {
             }
             None => {
                 self.swept.remove(&sweep.sender);
+                self.rowless = true;
                 let ahead = sweep.target.iter().filter(|dot| !incorporated.covers(*dot)).collect();
                 unit.jump(&ahead);
                 self.vv.join(&ahead);
@@ -218,7 +251,7 @@ impl Replica {
             }
         }
         self.acknowledge(sweep.sender, &sweep.vv);
-        Ok(true)
+        Ok(rest.map_or(Taken::Whole, Taken::Part))
     }
 
     /// Takes in what is listed; what is `incorporated` here and not held is dead.
@@ -234,6 +267,7 @@ impl Replica {
             let place = unit.load(*kind, key, trees)?;
             if unit.at(place).entry.has_news(entry, incorporated) {
                 self.merge(entry, place, unit, incorporated, now_ms);
+                self.rowless |= sweep.compares() && unit.at(place).entry.leftover();
             }
         }
         Ok(())
@@ -257,44 +291,57 @@ impl Replica {
         for swept in self.swept.values().filter(passed) {
             incorporated.to_mut().join(&swept.target);
         }
-        touch.gone.extend(touch.entry.merge(theirs, &incorporated));
+        let gone = touch.entry.merge(theirs, &incorporated);
         for version in touch.entry.versions().iter().filter(|version| !held.contains(&version.dot)) {
             if !self.clock.observe(version.hlc, now_ms) {
                 self.far_future += 1;
             }
         }
+        unit.put_aside(place, gone);
     }
 }
 
-/// The keys of a piece of a sweep that are `wanted` for what they hold, in the trees or in the unit so far.
+/// A key, and its tree.
+type Name = (Kind, Vec<u8>);
+
+/// The keys of a piece of a sweep that are `wanted` for what they hold, in the trees or in the unit so far. Of those in the trees
+/// `most` at most, or as many as a commit may put aside: then the last one comes back as well, and there may be more after it.
 fn names_between<T: Trees>(
     sweep: &Sweep,
+    most: usize,
     unit: &Unit,
     trees: &T,
     wanted: impl Fn(Kind, &[u8], &Entry) -> bool,
-) -> Result<Vec<(Kind, Vec<u8>)>, T::Error> {
-    let within = |kind: Kind, key: &[u8]| {
-        sweep.after.as_ref().is_none_or(|(k, after)| (kind, key) > (*k, after.as_slice()))
-            && sweep.through.as_ref().is_none_or(|(k, through)| (kind, key) <= (*k, through.as_slice()))
-    };
-    let touched = unit.loaded().filter(|touch| within(touch.kind, &touch.key));
-    let touched = touched.filter(|touch| wanted(touch.kind, &touch.key, &touch.entry));
-    let mut names: Vec<(Kind, Vec<u8>)> = touched.map(|touch| (touch.kind, touch.key.clone())).collect();
+) -> Result<(Vec<Name>, Option<Name>), T::Error> {
+    let (mut names, mut discarded, mut last) = (Vec::new(), unit.discarded(), None);
     let mut after = sweep.after.clone();
-    loop {
+    'read: loop {
         let held = trees.entries_after(after.as_ref(), SWEEP_READ_KEYS)?;
         let more = held.len() == SWEEP_READ_KEYS;
         for (kind, key, entry) in held {
-            if !within(kind, &key) {
-                return Ok(names);
+            if !sweep.spans(kind, &key) {
+                break 'read;
             }
             after = Some((kind, key.clone()));
-            if !unit.touches(kind, &key) && wanted(kind, &key, &entry) {
-                names.push((kind, key));
+            if unit.touches(kind, &key) || !wanted(kind, &key, &entry) {
+                continue;
+            }
+            let chunked = entry.versions().iter().filter(|v| matches!(v.value, Value::Chunked { .. }));
+            discarded += chunked.map(|version| version.value.bytes()).sum::<u64>();
+            names.push((kind, key));
+            if (names.len() >= most || discarded >= COMMIT_DISCARD_BYTES_MAX) && after != sweep.through {
+                last = after;
+                break 'read;
             }
         }
         if !more {
-            return Ok(names);
+            break;
         }
     }
+    let here = |touch: &&Touch| {
+        let comes = last.as_ref().is_none_or(|(kind, key)| (touch.kind, &touch.key) <= (*kind, key));
+        comes && sweep.spans(touch.kind, &touch.key) && wanted(touch.kind, &touch.key, &touch.entry)
+    };
+    names.extend(unit.loaded().filter(here).map(|touch| (touch.kind, touch.key.clone())));
+    Ok((names, last))
 }

@@ -112,6 +112,21 @@ impl Sweep {
         self.target.is_empty()
     }
 
+    /// Is this one of the keys that it tells of?
+    pub(super) fn spans(&self, kind: Kind, key: &[u8]) -> bool {
+        self.after.as_ref().is_none_or(|(k, after)| (kind, key) > (*k, after.as_slice()))
+            && self.through.as_ref().is_none_or(|(k, through)| (kind, key) <= (*k, through.as_slice()))
+    }
+
+    /// Ends here, at one of its keys. What comes after that comes back.
+    pub(super) fn split(&mut self, last: (Kind, Vec<u8>)) -> Sweep {
+        let later = |(kind, key, _): &mut (Kind, Vec<u8>, Entry)| (*kind, &*key) > (last.0, &last.1);
+        let entries = self.entries.extract_if(.., later).collect();
+        let rest = Sweep { after: Some(last.clone()), through: self.through.take(), entries, ..self.clone() };
+        self.through = Some(last);
+        rest
+    }
+
     /// Is it the first piece of a sweep?
     pub fn opens(&self) -> bool {
         self.after.is_none() && !self.compares()
@@ -119,15 +134,11 @@ impl Sweep {
 
     /// Holds what comes from elsewhere to the promises that the rules rest on.
     pub fn check(&self) -> Result<(), Malformed> {
-        let beyond = |(kind, key): &(Kind, Vec<u8>)| {
-            let after = self.after.as_ref().is_none_or(|after| after < &(*kind, key.clone()));
-            after && self.through.as_ref().is_none_or(|through| through >= &(*kind, key.clone()))
-        };
         check_vector(&self.vv)?;
         if !self.vv.covers_all(&self.target) {
             return Err(Malformed("a sweep promises more than its sender has"));
         }
-        if !self.entries.iter().all(|(kind, key, _)| beyond(&(*kind, key.clone()))) {
+        if !self.entries.iter().all(|(kind, key, _)| self.spans(*kind, key)) {
             return Err(Malformed("a key lies outside of its piece of the sweep"));
         }
         check_entries(&self.entries)

@@ -25,6 +25,7 @@ mod frame;
 mod laws;
 mod member;
 mod runs;
+mod sweepers;
 mod unit;
 mod vector;
 
@@ -38,9 +39,11 @@ pub use courier::{Courier, Told, Wants};
 pub use digest::Digest;
 pub use dot::{Dot, NodeId, NotAName, Token};
 pub use entry::{Entry, Value, Version};
+pub use exchange::Taken;
 pub use frame::{Bound, Bounds, Frame, Malformed, Range, Sweep, check_vector};
 pub use member::{Member, Records};
 pub use runs::Runs;
+pub use sweepers::Sweepers;
 pub use unit::{Place, Stretch, Touch, Unit};
 pub use vector::VersionVector;
 
@@ -154,8 +157,8 @@ pub struct Replica {
     peers: BTreeMap<NodeId, VersionVector>,
     /// Sweeps that are being taken in, by sender.
     swept: BTreeMap<NodeId, exchange::Swept>,
-    /// Was a sweep of this node given up in the middle?
-    given_up: bool,
+    /// Has anything come that is to be forgotten, and no row of the log refers to?
+    rowless: bool,
     /// What entries had seen that this process let go of.
     forgotten: VersionVector,
 }
@@ -183,7 +186,7 @@ impl Replica {
             far_future: 0,
             peers: BTreeMap::new(),
             swept: BTreeMap::new(),
-            given_up: false,
+            rowless: false,
             forgotten: VersionVector::new(),
         }
     }
@@ -242,15 +245,15 @@ impl Replica {
         self.give_up(peer);
     }
 
-    /// Was a sweep of this node given up in the middle, since this was last asked? No row of the log refers to what its
-    /// pieces brought that is to be forgotten.
-    pub fn gave_up(&mut self) -> bool {
-        std::mem::take(&mut self.given_up)
+    /// Has anything come since this was last asked that is to be forgotten when all members have it, and no row of the log
+    /// refers to? By a sweep that has ended, or was given up in the middle, or by a comparison.
+    pub fn brought_rowless(&mut self) -> bool {
+        std::mem::take(&mut self.rowless)
     }
 
     /// The member's sweep does not go on.
     fn give_up(&mut self, peer: NodeId) {
-        self.given_up |= self.swept.remove(&peer).is_some();
+        self.rowless |= self.swept.remove(&peer).is_some();
     }
 
     /// The members that forgetting waits for, this node not among them.
@@ -281,7 +284,7 @@ impl Replica {
             Replaces::All => touch.entry.write(dot, |_| true, version),
             Replaces::Named(token) => touch.entry.write(dot, |d| token.names(d), version),
         };
-        touch.gone.extend(gone);
+        unit.put_aside(place, gone);
         self.vv.raise(dot);
         unit.log(dot, after, place);
         // What it must wait for, its own row will tell.

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::dot::{Dot, NodeId};
-use super::entry::{Entry, Version};
+use super::entry::{Entry, Value, Version};
 use super::vector::VersionVector;
 use super::{Kind, Trees};
 
@@ -61,6 +61,8 @@ pub struct Unit {
     stretches: BTreeMap<NodeId, Stretch>,
     /// What has been incorporated without its events: the log of these origins begins anew, after this.
     jumped: VersionVector,
+    /// Bytes in chunks that it puts aside.
+    discarded: u64,
     forgot: bool,
 }
 
@@ -99,6 +101,18 @@ impl Unit {
         let touch = &mut self.touches[place.0];
         touch.changed = true;
         touch
+    }
+
+    /// These versions of a touch live no more.
+    pub(super) fn put_aside(&mut self, place: Place, gone: Vec<Version>) {
+        let chunked = gone.iter().filter(|version| matches!(version.value, Value::Chunked { .. }));
+        self.discarded += chunked.map(|version| version.value.bytes()).sum::<u64>();
+        self.touches[place.0].gone.extend(gone);
+    }
+
+    /// Bytes in chunks that it puts aside: each chunk is a removal of its own.
+    pub fn discarded(&self) -> u64 {
+        self.discarded
     }
 
     /// Logs an event, which must be newer than all of its origin so far. `after` is where the replica's vector stood.

@@ -35,7 +35,7 @@ use super::trees::{change_key, read_row};
 use super::watchdog::Watchdog;
 use super::{Published, Settings, Shared};
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_WRITES_MAX, FORGET_PER_COMMIT_MAX, LAPSE_LOOK_MS};
-use crate::replica::{Kind, NodeId, Place, Trees as _, VersionVector};
+use crate::replica::{Kind, NodeId, Place, Taken, Trees as _, VersionVector};
 
 /// What the committer is sent.
 pub enum Message {
@@ -223,9 +223,11 @@ impl Committer {
                     Answer::Written(reply, refused(self.draft.perform(request, now_ms))?)
                 }
                 Asked::Take((parcel, room), reply) => {
-                    let taken = refused(self.draft.take(&parcel, now_ms))?;
-                    if matches!(taken, Ok(true)) {
-                        self.pass.ask(self.draft.replica.vv());
+                    let taken = refused(self.draft.take(parcel, now_ms))?;
+                    if let Ok(Taken::Part(rest)) = taken {
+                        // Clients must have their share of each commit.
+                        self.batch.push_front(Asked::Take((Parcel::Sweep(rest), room), reply));
+                        break;
                     }
                     Answer::Taken((reply, room), taken.map(|_| ()))
                 }
@@ -234,6 +236,9 @@ impl Committer {
                     Answer::Noted(reply)
                 }
             });
+        }
+        if self.draft.replica.brought_rowless() {
+            self.pass.ask(self.draft.replica.vv());
         }
         let sealed = self.seal(before)?;
         self.shared.waiting.fetch_sub(writes, Ordering::Relaxed);
@@ -264,7 +269,7 @@ impl Committer {
 
     /// Puts the unit on the disk; then it may be seen. `false` when there is nothing in it.
     fn seal(&mut self, before: VersionVector) -> Result<bool, Error> {
-        let unit = self.draft.finish();
+        let unit = std::mem::take(&mut self.draft.unit);
         if unit.is_empty() {
             return Ok(false);
         }
@@ -280,7 +285,7 @@ impl Committer {
             // Before anybody reads the records: who sees them sees what follows from them.
             self.admit()?;
         }
-        if self.applier.unforgotten() | self.draft.replica.gave_up() {
+        if self.applier.unforgotten() {
             self.pass.ask(self.draft.replica.vv());
         }
         self.shared.publish(Published::of(&self.draft.replica));

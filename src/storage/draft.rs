@@ -13,9 +13,9 @@ use super::request::{Action, Parcel, Request, Written};
 use super::trees::{Trees, read_expiry_key};
 use crate::limits::{
     COMMIT_DISCARD_BYTES_MAX, EXPIRED_PER_COMMIT_MAX, EXPIRY_GRACE_MS, EXPIRY_LOOK_MAX, EXPIRY_PAUSE_MS,
-    ORIGINS_MAX, SIBLINGS_BYTES_MAX, SIBLINGS_MAX,
+    ORIGINS_MAX, SIBLINGS_BYTES_MAX, SIBLINGS_MAX, SWEEP_DEAD_KEYS_MAX,
 };
-use crate::replica::{Dot, Entry, Kind, Place, Replaces, Replica, Token, Unit, Value, Version, Write};
+use crate::replica::{Dot, Kind, Replaces, Replica, Taken, Token, Unit, Value, Version, Write};
 
 /// Why a request did not become an event.
 pub enum Refusal {
@@ -52,25 +52,17 @@ pub struct Draft {
     shared: Arc<Shared>,
     /// What it changes.
     pub unit: Unit,
-    /// Bytes in chunks that the unit puts aside.
-    discarded: u64,
 }
 
 impl Draft {
     /// Nothing has been asked yet.
     pub fn new(trees: Trees, replica: Replica, disk: Disk, shared: Arc<Shared>) -> Draft {
-        Draft { trees, replica, disk, shared, unit: Unit::new(), discarded: 0 }
-    }
-
-    /// What it has become; the next one begins.
-    pub fn finish(&mut self) -> Unit {
-        self.discarded = 0;
-        std::mem::take(&mut self.unit)
+        Draft { trees, replica, disk, shared, unit: Unit::new() }
     }
 
     /// Does it put aside as much as one commit should?
     pub fn is_full(&self) -> bool {
-        self.discarded >= COMMIT_DISCARD_BYTES_MAX
+        self.unit.discarded() >= COMMIT_DISCARD_BYTES_MAX
     }
 
     /// Decides one request by what the key holds at this moment of the commit.
@@ -117,12 +109,12 @@ impl Draft {
         let replaces = token.map_or(Replaces::All, Replaces::Named);
         let put = value.is_some();
         let value = value.map(|text| (Value::Inline(text), expires_at_ms));
-        let dot = self.write(place, Write { replaces, value }, now_ms);
+        let dot = self.replica.write(&mut self.unit, place, Write { replaces, value }, now_ms);
         Ok(Written { dot, created: current.is_none(), put })
     }
 
-    /// Takes in what a peer has sent. `true` when it ends a sweep: no row of the log refers to what the swept entries remember.
-    pub fn take(&mut self, parcel: &Parcel, now_ms: u64) -> Result<bool, Refusal> {
+    /// Takes in what a peer has sent: all of a frame that one commit may take, or a part of a sweep.
+    pub fn take(&mut self, parcel: Parcel, now_ms: u64) -> Result<Taken, Refusal> {
         let known = self.replica.vv();
         let new = parcel.origins().into_iter().filter(|origin| known.get(*origin) == 0).count();
         if known.iter().len() + new > ORIGINS_MAX {
@@ -132,33 +124,19 @@ impl Draft {
             self.shared.metrics.refused_disk_full.one();
             return Err(Refusal::Client(Rejection::DiskFull));
         }
-        // A unit that could not be finished must not be written: damage that is met here ends the process.
-        let fatal = |error: Error| Refusal::Storage(error);
-        match parcel {
+        let taken = match parcel {
             Parcel::Frame(frame) => {
-                self.replica.receive(frame, &mut self.unit, &self.trees, now_ms).map_err(fatal)?;
-                Ok(false)
+                self.replica.receive(&frame, &mut self.unit, &self.trees, now_ms).map(|()| Taken::Whole)
             }
             Parcel::Sweep(sweep) => {
-                let next = self.replica.take_sweep(sweep, &mut self.unit, &self.trees, now_ms);
-                match next.map_err(fatal)? {
-                    true => Ok(sweep.through.is_none()),
-                    false => Err(Refusal::Client(Rejection::OutOfTurn)),
-                }
+                self.replica.take_sweep(sweep, SWEEP_DEAD_KEYS_MAX, &mut self.unit, &self.trees, now_ms)
             }
-        }
-    }
-
-    /// One event.
-    fn write(&mut self, place: Place, write: Write, now_ms: u64) -> Dot {
-        let chunked = |entry: &Entry| -> u64 {
-            let chunked = entry.versions().iter().filter(|v| matches!(v.value, Value::Chunked { .. }));
-            chunked.map(|version| version.value.bytes()).sum()
         };
-        let held = chunked(&self.unit.at(place).entry);
-        let dot = self.replica.write(&mut self.unit, place, write, now_ms);
-        self.discarded += held - chunked(&self.unit.at(place).entry);
-        dot
+        // A unit that could not be finished must not be written: damage that is met here ends the process.
+        match taken.map_err(Refusal::Storage)? {
+            Taken::OutOfTurn => Err(Refusal::Client(Rejection::OutOfTurn)),
+            taken => Ok(taken),
+        }
     }
 
     /// Removes versions whose time has come: an ordinary delete, by the node that wrote the version, or by any member
@@ -190,10 +168,10 @@ impl Draft {
                 removed += 1;
                 self.shared.metrics.expired.add(dead.len() as u64);
                 let replaces = Replaces::Named(Token::new(dead));
-                self.write(place, Write { replaces, value: None }, now_ms);
+                self.replica.write(&mut self.unit, place, Write { replaces, value: None }, now_ms);
             }
             // Clients must have their share of each commit.
-            if self.discarded >= COMMIT_DISCARD_BYTES_MAX / 4 {
+            if self.unit.discarded() >= COMMIT_DISCARD_BYTES_MAX / 4 {
                 return Ok(Due::Now);
             }
         }
@@ -208,5 +186,41 @@ impl Draft {
         let next = self.trees.expiry.iter().next().transpose()?;
         let next = next.map(|(row, _)| read_expiry_key(&row).map(|(at, ..)| at)).transpose()?;
         Ok(next.map(|at| at.max(now_ms + EXPIRY_PAUSE_MS)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::settings;
+    use super::super::{Condition, Store};
+    use super::*;
+    use crate::replica::{NodeId, Sweep};
+
+    #[test]
+    fn what_one_message_calls_dead_goes_in_commits_of_their_size() {
+        let place = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&settings(place.path()), Default::default()).expect("a store");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let keys = 2 * SWEEP_DEAD_KEYS_MAX + 1;
+        let write = |n: usize| {
+            let (key, condition) = (format!("k{n:06}").into_bytes(), Condition::default());
+            let action = Action::Put(b"1".to_vec(), None);
+            store.write(Request { kind: Kind::Data, key, action, condition, token: None, room: None })
+        };
+        let commits = || store.0.shared.metrics.commits.get();
+        runtime.block_on(async {
+            for n in 0..keys {
+                write(n).await.expect("written");
+            }
+            let before = commits();
+            let (sender, mut vv) = (NodeId(7), store.published().vv.clone());
+            vv.raise(Dot::new(sender, 1));
+            let target = vv.clone();
+            let piece = Sweep { sender, target, vv, after: None, through: None, entries: Vec::new() };
+            let has = store.take(Parcel::Sweep(piece.clone()), None).await.expect("taken");
+            assert!(has.covers_all(&piece.target), "it has not ended");
+            assert_eq!((store.published().totals.keys, commits() - before), (0, 3));
+        });
+        store.close();
     }
 }

@@ -88,6 +88,11 @@ impl Store {
         }
     }
 
+    /// The first piece of a sweep, which holds nothing yet.
+    pub fn opening(&self, target: VersionVector) -> Sweep {
+        shipping::replica(self.me(), &self.published()).opening(target)
+    }
+
     /// The next piece of a sweep.
     pub async fn sweep_for(
         &self,

@@ -23,13 +23,13 @@ pub fn fill(node: &Node) {
 }
 
 /// Waits until it is ready; then it must have everything.
-fn is_ready_with_all(node: &Node) {
+pub fn is_ready_with_all(node: &Node) {
     wait_until(SETTLED, "it is ready", || node.request("GET", "/ready", "").status == 200);
     let keys = keys(node);
     assert!(keys >= KEYS, "it is ready with {keys} keys:\n{}", node.log());
 }
 
-fn keys(node: &Node) -> u64 {
+pub fn keys(node: &Node) -> u64 {
     get(node.address, "/stats")["keys"].as_u64().expect("a number")
 }
 
@@ -374,6 +374,28 @@ fn who_joins_by_a_member_that_is_behind_is_ready_when_it_has_everything() {
     let (node, its_line) = on_its_way(dirs.path(), cluster.node(1));
     stays_unready(&node, 5_000);
     its_line.set(Line::Good);
+    is_ready_with_all(&node);
+}
+
+/// Of the two others one is up, and lacks nearly everything itself; the other one has it, and is down.
+#[test]
+fn a_member_that_is_behind_does_not_say_what_a_newcomer_has_to_get() {
+    let (mut cluster, line) = with_one_behind_a_line();
+    let (first, address) = (id(cluster.node(0)), cluster.node(1).address);
+    cluster.kill(1);
+    fill(cluster.node(0));
+    line.set(Line::Thin(2));
+    up_at(&mut cluster, 1, address, &["--advertise", &line.address.to_string()]);
+    wait_until(SETTLED, "it has heard the first", || state(cluster.node(1), &first) == "alive");
+    let dirs = tempfile::tempdir().unwrap();
+    let (node, its_line) = on_its_way(dirs.path(), cluster.node(1));
+    cluster.node(0).signal(libc::SIGSTOP);
+    [line, its_line].iter().for_each(|line| line.set(Line::Good));
+    wait_until(SETTLED, "it asks what there is", || node.log().contains("nothing comes any more"));
+    wait_until(SETTLED, "the one that has it is down", || state(&node, &first) == "down");
+    stays_unready(&node, 2 * PEER_ANSWER_MS);
+    assert!(keys(cluster.node(1)) < KEYS, "the other one has it: nothing is shown");
+    cluster.node(0).signal(libc::SIGCONT);
     is_ready_with_all(&node);
 }
 

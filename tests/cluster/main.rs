@@ -27,4 +27,5 @@ mod reach;
 mod rejoin;
 mod restored;
 mod storm;
+mod sweeping;
 mod unheard;

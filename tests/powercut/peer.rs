@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use dynarust::replica::{
-    Bound, Bounds, Change, Clock, Digest, Dot, Entry, Held, Hlc, Kind, NodeId, Replaces, Replica, Token,
-    Totals, Trees, Unit, Value, VersionVector, Write,
+    Bound, Bounds, Change, Clock, Digest, Dot, Entry, Held, Hlc, Kind, NodeId, Replaces, Replica, Taken,
+    Token, Totals, Trees, Unit, Value, VersionVector, Write,
 };
 use serde::{Deserialize, Serialize};
 
@@ -168,8 +168,9 @@ impl Peer {
                 let Ok(()) = self.replica.receive(frame, &mut unit, &self.trees, now_ms);
             }
             Offer::Sweep(sweep) => {
-                let Ok(next) = self.replica.take_sweep(sweep, &mut unit, &self.trees, now_ms);
-                assert!(next, "a piece of a sweep out of order");
+                let Ok(taken) =
+                    self.replica.take_sweep(sweep.clone(), usize::MAX, &mut unit, &self.trees, now_ms);
+                assert_eq!(taken, Taken::Whole, "a piece of a sweep is the next one");
             }
         }
         self.commit(unit);

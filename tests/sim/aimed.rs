@@ -189,7 +189,8 @@ impl World {
         self.gives_up(from, id);
         self.courier(from, id).begin_sweep(vv);
         self.counts.sweeps += 1;
-        self.tells(from, to, pieces, 1);
+        // The first piece holds nothing.
+        self.tells(from, to, 1 + pieces, 1);
         true
     }
 

@@ -162,7 +162,7 @@ impl World {
         let (target, vv) = (VersionVector::new(), VersionVector::new());
         let roster = Sweep { sender, target, vv, after, through: None, entries };
         roster.check().expect("a list of members is well formed");
-        let (unit, _) = self.machines[at].take(&[Mail::Sweep(roster)], None, now_ms);
+        let (unit, ..) = self.machines[at].take(vec![Mail::Sweep(roster)], usize::MAX, None, now_ms);
         self.seal(at, unit);
     }
 

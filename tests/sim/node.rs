@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dynarust::limits::CLOCK_AHEAD_MS_MAX;
 use dynarust::replica::{
-    Bounds, Courier, Dot, Frame, Hlc, Kind, NodeId, Place, Records, Replaces, Replica, Runs, Sweep, Trees,
-    Unit, Value, VersionVector, Write,
+    Bounds, Courier, Dot, Frame, Hlc, Kind, NodeId, Place, Records, Replaces, Replica, Runs, Sweep, Sweepers,
+    Taken, Trees, Unit, Value, VersionVector, Write,
 };
 use dynarust::storage::{Audience, Changes, Heard, Pass};
 
@@ -72,8 +72,8 @@ pub struct Process {
     pub came_with: Option<Dot>,
     /// The event by which it leaves, once it was asked to.
     pub leaving: Option<Dot>,
-    /// Who is sweeping it, and when that one last sent a piece.
-    pub sweeper: Option<(NodeId, u64)>,
+    /// Whose turn it is to send it everything.
+    pub sweepers: Sweepers,
     /// Members that were set back since they said what they have, which this process has not been told.
     pub set_back: BTreeSet<NodeId>,
     /// The members before the last commit, if that changed them: what one of them said may have been let in just before.
@@ -155,7 +155,7 @@ impl Node {
             told: None,
             came_with: self.disk.records(self.disk.me).mark().map(|(dot, _)| dot),
             leaving: None,
-            sweeper: None,
+            sweepers: Sweepers::default(),
             set_back: BTreeSet::new(),
             let_in: BTreeSet::new(),
             earlier: (self.disk.vv.clone(), self.disk.floor.clone()),
@@ -219,6 +219,9 @@ impl Node {
             process.pass.end();
         }
         let done = asked(replica, &mut unit, disk);
+        if replica.brought_rowless() {
+            process.pass.ask(replica.vv());
+        }
         (unit, done)
     }
 
@@ -249,7 +252,7 @@ impl Node {
         let replica = &process.replica;
         (disk.vv, disk.floor) = (replica.vv().clone(), replica.floor().clone());
         (disk.clock, disk.totals) = (replica.clock(), *replica.totals());
-        if unforgotten | process.replica.gave_up() {
+        if unforgotten {
             process.pass.ask(&disk.vv);
         }
         if roster {
@@ -315,7 +318,10 @@ impl Node {
         let (target, after) = line.courier.piece().expect("begun above, or under way");
         // What is published never goes back.
         let reader = if reader.vv().covers_all(&target) { reader } else { disk.replica() };
-        let Ok(piece) = reader.sweep(target, after, bounds, disk);
+        let Ok(piece) = match after.is_none() && line.courier.sweeping() {
+            true => Ok(reader.opening(target)),
+            false => reader.sweep(target, after, bounds, disk),
+        };
         line.courier.sent(&piece);
         Mail::Sweep(piece)
     }
@@ -337,18 +343,28 @@ impl Node {
         members
     }
 
-    /// Takes in what has come, and then what a client writes over it, in one commit that is not written yet.
-    pub fn take(&mut self, mails: &[Mail], put: Option<&[u8]>, now_ms: u64) -> (Unit, Option<Put>) {
-        let (unit, (swept, put)) = self.make(now_ms, |replica, unit, disk| {
-            let mut swept = false;
+    /// Takes in what has come, and then what a client writes over it, in one commit that is not written yet. What is left of it
+    /// for the next one, since of a piece of a sweep no more than `most` dead keys may go at a time, comes back.
+    pub fn take(
+        &mut self,
+        mails: Vec<Mail>,
+        most: usize,
+        put: Option<&[u8]>,
+        now_ms: u64,
+    ) -> (Unit, Option<Put>, Vec<Mail>) {
+        let (unit, (put, rest)) = self.make(now_ms, |replica, unit, disk| {
+            let mut rest = Vec::new();
             for mail in mails {
                 match mail {
+                    _ if !rest.is_empty() => rest.push(mail),
                     Mail::Frame(frame) => {
-                        let Ok(()) = replica.receive(frame, unit, disk, now_ms);
+                        let Ok(()) = replica.receive(&frame, unit, disk, now_ms);
                     }
                     Mail::Sweep(sweep) => {
-                        let Ok(_) = replica.take_sweep(sweep, unit, disk, now_ms);
-                        swept |= sweep.through.is_none();
+                        let Ok(taken) = replica.take_sweep(sweep, most, unit, disk, now_ms);
+                        if let Taken::Part(more) = taken {
+                            rest.push(Mail::Sweep(more));
+                        }
                     }
                 }
             }
@@ -359,12 +375,8 @@ impl Node {
                 let dot = replica.write(unit, place, Write { replaces: Replaces::All, value }, now_ms);
                 Put { key: key.to_vec(), dot, replaced }
             });
-            (swept, put)
+            (put, rest)
         });
-        if swept {
-            let process = self.process();
-            process.pass.ask(process.replica.vv());
-        }
-        (unit, put)
+        (unit, put, rest)
     }
 }

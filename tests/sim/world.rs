@@ -292,12 +292,12 @@ impl World {
                     answers.push(answer(Body::Have(me, vv)));
                     continue;
                 }
+                node.process().sweepers.gives_up(frame.sender);
             } else if let Mail::Sweep(sweep) = &mail {
                 sweep.check().expect("a sweep is well formed");
-                let last = sweep.through.is_none();
-                let free = sweep.compares()
-                    || one_sweeper(&mut node.process().sweeper, sweep.sender, last, self.now_ms);
-                if !free {
+                let place = (sweep.opens(), sweep.through.is_none());
+                let sweepers = &mut node.process().sweepers;
+                if !sweep.compares() && !sweepers.takes(sweep.sender, place, self.now_ms) {
                     answers.push(answer(Body::Refused(Refusal::Other)));
                     continue;
                 }
@@ -312,7 +312,9 @@ impl World {
         let leaves = self.machines[to].process().leaving.is_some();
         let put =
             (!self.peace && !leaves && self.random.chance(15)).then(|| self.random.pick(&self.keys).clone());
-        let (unit, put) = self.machines[to].take(&taken, put.as_deref(), now_ms);
+        // Few keys are here: as if one commit took no more of them.
+        let most = *self.random.pick(&[1, 1_000]);
+        let (unit, put, mut rest) = self.machines[to].take(taken, most, put.as_deref(), now_ms);
         if torn && !unit.is_empty() {
             let name = put.as_ref().map(|put| (Kind::Data, put.key.clone()));
             if self.tear(to, unit, name)
@@ -326,6 +328,15 @@ impl World {
             self.oracle.happened(put.dot, (Kind::Data, &put.key), true, &put.replaced);
         }
         self.seal(to, unit);
+        while !rest.is_empty() {
+            let (unit, _, more) = self.machines[to].take(rest, most, None, now_ms);
+            rest = more;
+            if !self.peace && self.random.chance(2) && !unit.is_empty() {
+                self.tear(to, unit, None);
+                return Vec::new();
+            }
+            self.seal(to, unit);
+        }
         for answer in &mut answers {
             if let Body::Have(_, vv) = &mut answer.body {
                 *vv = self.machines[to].disk.vv.clone();
@@ -399,13 +410,4 @@ impl World {
             _ => line.courier.failed(),
         }
     }
-}
-
-/// One sweep at a time: several would bring the same.
-fn one_sweeper(sweeper: &mut Option<(NodeId, u64)>, from: NodeId, last: bool, now_ms: u64) -> bool {
-    if sweeper.is_some_and(|(other, since)| other != from && now_ms < since + PEER_ANSWER_MS) {
-        return false;
-    }
-    *sweeper = (!last).then_some((from, now_ms));
-    true
 }
