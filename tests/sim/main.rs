@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use schedule::End;
 use world::Counts;
 
-/// Several times as many as it takes until every mutant of `.ci/mutants` falls.
-const SEEDS_DEFAULT: u64 = 60_000;
+/// Some times as many as it takes until every mutant of `.ci/mutants` falls.
+const SEEDS_DEFAULT: u64 = 100_000;
 
 #[test]
 fn clusters_converge_to_what_the_oracle_knows() {
