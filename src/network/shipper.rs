@@ -286,7 +286,7 @@ impl Shipper {
                 return Ok(Message::Sweep(self.peer, piece));
             }
             // First it is asked what it has: from then on forgetting waits for it again.
-            self.courier.failed();
+            self.courier.refused();
         }
     }
 
@@ -296,7 +296,10 @@ impl Shipper {
         if self.courier.comparing() {
             self.comparisons.cut_off();
         }
-        self.courier.failed();
+        match error {
+            Error::Unreachable(_) | Error::Unanswered(_) => self.courier.failed(),
+            _ => self.courier.refused(),
+        }
         self.house.missed(self.peer, error);
         // An event may have come there by another way while this message was: only what we never had counts.
         let own = self.house.store.published().vv.get(self.house.store.me());

@@ -18,6 +18,8 @@ pub struct Courier {
     have: Option<VersionVector>,
     /// Where a sweep of it stands: what it has at the end, and the last key that was sent.
     sweep: Option<(VersionVector, Bound)>,
+    /// Where it stood before the piece that is not answered yet.
+    unanswered: Option<(VersionVector, Bound)>,
     /// Where a comparison stands: the last key that was shown.
     comparing: Option<Bound>,
     /// Was the last message a piece of a comparison? Then it is the turn of events.
@@ -66,6 +68,7 @@ impl Courier {
             peer,
             have: None,
             sweep: None,
+            unanswered: None,
             comparing: None,
             showed: false,
             lacks: Lacks::default(),
@@ -104,7 +107,7 @@ impl Courier {
 
     /// The member lacks more than the log has: from now on it is sent everything up to `target`.
     pub fn begin_sweep(&mut self, target: VersionVector) {
-        self.sweep = Some((target, None));
+        (self.sweep, self.unanswered) = (Some((target, None)), None);
     }
 
     /// The same, although the log has what the member lacks. Under load it lacks much again when the sweep is over, and whoever
@@ -150,13 +153,17 @@ impl Courier {
         let through = piece.through.clone().map(Some);
         match piece.compares() {
             true => (self.comparing, self.showed) = (through, true),
-            false => self.sweep = through.map(|through| (piece.target.clone(), through)),
+            false => {
+                self.unanswered = Some((piece.target.clone(), piece.after.clone()));
+                self.sweep = through.map(|through| (piece.target.clone(), through));
+            }
         }
     }
 
     /// The member has answered; `said` is what it had said before it was asked.
     pub fn answered(&mut self, vv: &VersionVector, said: &VersionVector) -> Told {
         let fell_back = !vv.covers_all(said);
+        self.unanswered = None;
         if fell_back {
             self.sweep = None;
             self.met = false;
@@ -166,10 +173,18 @@ impl Courier {
         Told { fell_back, progress }
     }
 
-    /// It did not work. It may be another process by now, with less: it is asked anew, and a sweep begins anew.
+    /// No answer has come. It may be another process by now, with less: it is asked anew. A sweep goes on with the same piece, or
+    /// else a line that breaks now and then would never carry all of a large one: the member says when it can't.
     pub fn failed(&mut self) {
+        let sweep = self.unanswered.take().or(self.sweep.take());
+        self.refused();
+        self.sweep = sweep;
+    }
+
+    /// The member has not taken it, or a sweep is of no use any more: it is asked anew, and a sweep begins anew.
+    pub fn refused(&mut self) {
         self.have = None;
-        self.sweep = None;
+        (self.sweep, self.unanswered) = (None, None);
         self.comparing = None;
         self.met = false;
     }

@@ -27,7 +27,7 @@ pub enum Taken {
     Whole,
     /// More is dead here than one commit should drop: this is the rest, which the next one takes.
     Part(Sweep),
-    /// Not at all: it is not the next piece, so the sweep begins anew.
+    /// Not at all: something before it is missing, so the sweep begins anew.
     OutOfTurn,
 }
 
@@ -212,9 +212,10 @@ impl Replica {
             self.rowless |= !self.swept.is_empty();
             self.swept.clear();
         }
-        let so_far = self.swept.get(&sweep.sender);
-        let next = so_far.is_some_and(|s| s.target == sweep.target && s.through == sweep.after);
-        if !next && sweep.after.is_some() {
+        // One that begins before the last one's end is sent again, since no answer came to it: it only says what is so now.
+        let so_far = self.swept.get(&sweep.sender).filter(|swept| swept.target == sweep.target);
+        let so_far = so_far.and_then(|swept| swept.through.clone());
+        if so_far < sweep.after {
             return Ok(Taken::OutOfTurn);
         }
         let incorporated = self.vv.clone();
@@ -236,7 +237,8 @@ impl Replica {
         self.take_entries(&sweep, &incorporated, unit, trees, now_ms)?;
         match &sweep.through {
             Some(_) => {
-                let swept = Swept { target: sweep.target.clone(), through: sweep.through.clone() };
+                let through = so_far.max(sweep.through.clone());
+                let swept = Swept { target: sweep.target.clone(), through };
                 self.swept.insert(sweep.sender, swept);
             }
             None => {

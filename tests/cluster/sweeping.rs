@@ -38,3 +38,13 @@ fn a_thin_line_carries_everything_from_one_of_many() {
     line.set(Line::Thin(120));
     is_ready_with_all(&node);
 }
+
+/// No connection lives for as long as a sweep takes.
+#[test]
+fn a_line_that_breaks_again_and_again_carries_everything() {
+    let cluster = many(1);
+    let dirs = tempfile::tempdir().unwrap();
+    let (node, line) = on_its_way(dirs.path(), cluster.node(0));
+    line.set(Line::Resets(400_000));
+    is_ready_with_all(&node);
+}

@@ -312,7 +312,7 @@ impl Node {
             }
         }
         if line.courier.outgrown(process.replica.forgotten(), said.as_ref()) {
-            line.courier.failed();
+            line.courier.refused();
             return self.mail(peer, bounds, early, now_ms);
         }
         let (target, after) = line.courier.piece().expect("begun above, or under way");

@@ -54,12 +54,13 @@ pub struct Counts {
     pub wiped: u64,
     pub fell_back: u64,
     pub sweeps: u64,
+    pub resumed: u64,
     pub comparisons: u64,
     pub stranded: u64,
 }
 
 impl Counts {
-    pub fn all(&mut self) -> [(&'static str, &mut u64); 14] {
+    pub fn all(&mut self) -> [(&'static str, &mut u64); 15] {
         [
             ("joins", &mut self.joins),
             ("leaves", &mut self.leaves),
@@ -73,6 +74,7 @@ impl Counts {
             ("wiped disks", &mut self.wiped),
             ("members found to hold less than they said", &mut self.fell_back),
             ("sweeps", &mut self.sweeps),
+            ("pieces of them that were sent again", &mut self.resumed),
             ("comparisons of members with one vector and two digests", &mut self.comparisons),
             (
                 "keys that can't be judged, since something came ahead of its turn from a lost disk",
@@ -226,6 +228,7 @@ impl World {
                 return;
             }
             line.courier.failed();
+            self.counts.resumed += u64::from(line.courier.sweeping());
         }
         let was = line.courier.sweeping();
         let mail = node.mail(to, bounds, early, now_ms);
@@ -407,7 +410,7 @@ impl World {
                 process.heard.say(from, &theirs, now_ms);
             }
             Body::Refused(Refusal::RolledBack(seq)) if seq > vv.get(me) => node.stop(),
-            _ => line.courier.failed(),
+            _ => line.courier.refused(),
         }
     }
 }
