@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -376,10 +377,10 @@ pub struct Node {
     #[arg(long, value_name = "FILE", env = "DYNARUST_CLUSTER_SECRET_FILE")]
     pub cluster_secret_file: Option<PathBuf>,
     /// Leave the cluster when the node is told to stop
-    #[arg(long, env = "DYNARUST_LEAVE_ON_EXIT")]
+    #[arg(long, env = "DYNARUST_LEAVE_ON_EXIT", value_parser = BoolishValueParser::new())]
     pub leave_on_exit: bool,
     /// If the data directory does not open, move it aside and take everything from JOIN, under a new id
-    #[arg(long, env = "DYNARUST_REJOIN_EMPTY")]
+    #[arg(long, env = "DYNARUST_REJOIN_EMPTY", value_parser = BoolishValueParser::new())]
     pub rejoin_empty: bool,
     /// Longest value, in bytes of its JSON text
     #[arg(long, value_name = "BYTES", env = "DYNARUST_MAX_VALUE_BYTES", default_value_t = limits::VALUE_BYTES_DEFAULT)]

@@ -61,23 +61,8 @@ impl Config {
         let text = flags
             .listen
             .ok_or_else(|| Wrong("an address to listen on is missing, such as 127.0.0.1:6660".into()))?;
-        for address in flags.join.iter().chain(&flags.advertise) {
-            if is_more_than_address(address) {
-                return Err(Wrong(format!(
-                    "'{address}' is more than the address of a node: give HOST:PORT, without http:// or a user's name"
-                )));
-            }
-            let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-            if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
-                return Err(Wrong(format!("'{address}' is no address of a node: give HOST:PORT")));
-            }
-            if is_wildcard(address) {
-                return Err(Wrong(format!(
-                    "'{address}' stands for all addresses of a machine, and leads other nodes nowhere: give the HOST:PORT by \
-                     which they reach this one"
-                )));
-            }
-        }
+        flags.join.iter().try_for_each(|address| check_address(address, JOINED))?;
+        flags.advertise.iter().try_for_each(|address| check_address(address, ADVERTISED))?;
         let secret = flags.cluster_secret_file.as_deref().map(secret).transpose()?;
         let resolved = text.to_socket_addrs().map(|mut found| found.next());
         let named =
@@ -132,6 +117,35 @@ impl Config {
     }
 }
 
+/// What an address of all machines is not, where it is to be that of a member.
+const JOINED: &str = "leads to no member: give the HOST:PORT by which this node reaches one";
+/// The same, where it is to be this node's own.
+const ADVERTISED: &str = "leads other nodes nowhere: give the HOST:PORT by which they reach this one";
+
+/// Is this the address of one node?
+fn check_address(address: &str, not_all: &str) -> Result<(), Wrong> {
+    let wrong = |what: &str| Err(Wrong(format!("'{address}' {what}")));
+    if address.contains(',') {
+        return wrong("is more than one address: put a space between two");
+    }
+    if is_more_than_address(address) {
+        return wrong(
+            "is more than the address of a node: give HOST:PORT, without http://, a user's name or anything after it",
+        );
+    }
+    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    let Some((host, _)) = parts.filter(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) else {
+        return wrong("is no address of a node: give HOST:PORT");
+    };
+    if host.contains(':') && !host.starts_with('[') {
+        return wrong("is no address of a node: put [ ] around one of IPv6, as in [::1]:6660");
+    }
+    match is_wildcard(address) {
+        true => wrong(&format!("stands for all addresses of a machine, and {not_all}")),
+        false => Ok(()),
+    }
+}
+
 /// The secret in a file.
 pub fn secret(file: &Path) -> Result<Secret, Wrong> {
     let shown = file.display();
@@ -139,7 +153,8 @@ pub fn secret(file: &Path) -> Result<Secret, Wrong> {
         std::fs::read_to_string(file).map_err(|e| Wrong(format!("can't read the secret in {shown}: {e}")))?;
     Secret::of(&text).map_err(|why| {
         Wrong(format!(
-            "{shown} {why}: a secret is one line of letters, digits and signs of ASCII, without spaces"
+            "{shown} {why}: a secret is one line of letters, digits and signs of ASCII, without spaces; below it may stand the \
+             one that it takes the place of"
         ))
     })
 }

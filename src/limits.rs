@@ -305,8 +305,10 @@ pub const SWEEP_ANSWER_MS: u64 = 50;
 /// Largest body of a message between nodes: an entry travels whole, with as many siblings as several nodes may give it.
 pub const PEER_BODY_BYTES_MAX: usize = 512 << 20;
 
-/// How often the log says that two processes run under one id, in ms.
-pub const TWINS_TOLD_MS: u64 = 60_000;
+/// How often the log says the same of what others ask, in ms: they may ask as often as they like.
+pub const TOLD_AGAIN_MS: u64 = 60_000;
+/// How long members look for another node at this one's address before the log says so, in ms: who moves is found by then.
+pub const LOOKED_FOR_MS: u64 = 10_000;
 
 /// Largest question to be taken in, which anybody may ask: many times what its vector may take.
 pub const JOIN_BYTES_MAX: usize = 1 << 20;

@@ -230,24 +230,40 @@ fn what_can_be_no_address_of_a_node_is_refused() {
         std::fs::write(&path, text).expect("a file");
         path.to_str().expect("a path").to_owned()
     };
-    let (empty, two, words) = (file("empty", " \n"), file("two", "one\ntwo\n"), file("words", "two words\n"));
+    let (empty, two, words) =
+        (file("empty", " \n"), file("two", "one\ntwo\nthree\n"), file("words", "two words\n"));
     for (flags, shown) in [
         (&["127.0.0.1:0", "127.0.0.1"][..], "'127.0.0.1'"),
         (&["127.0.0.1:0", "a:0"], "'a:0'"),
         (&["127.0.0.1:0", ":6660"], "':6660'"),
         (&["127.0.0.1:0", "--advertise", "a:b"], "'a:b'"),
         (&["127.0.0.1:0", "http://a:6660"], "'http://a:6660' is more than the address of a node"),
-        (&["127.0.0.1:0", "me@a:6660"], "without http:// or a user's name"),
+        (&["127.0.0.1:0", "me@a:6660"], "a user's name or anything after it"),
         (&["127.0.0.1:0", "--advertise", "http://a:6660"], "'http://a:6660' is more than"),
         (&["127.0.0.1:0", "--advertise", "0.0.0.0:6660"], "'0.0.0.0:6660' stands for all addresses"),
         (&["0.0.0.0:0", "--advertise=[::]:6660"], "give the HOST:PORT by which they reach this one"),
         (&["127.0.0.1:0", "--advertise=[::ffff:0.0.0.0]:6660"], "'[::ffff:0.0.0.0]:6660'"),
-        (&["127.0.0.1:0", "0.0.0.0:6660"], "'0.0.0.0:6660' stands for all addresses"),
+        (
+            &["127.0.0.1:0", "0.0.0.0:6660"],
+            "leads to no member: give the HOST:PORT by which this node reaches one",
+        ),
+        (
+            &["127.0.0.1:0", "a:6660,b:6660"],
+            "'a:6660,b:6660' is more than one address: put a space between two",
+        ),
+        (&["127.0.0.1:0", "::1:6660"], "'::1:6660' is no address of a node: put [ ] around one of IPv6"),
+        (
+            &["127.0.0.1:0", "a:6660/"],
+            "'a:6660/' is more than the address of a node: give HOST:PORT, without http://",
+        ),
         (&["127.0.0.1:0", "--cluster-secret-file", "/no/such/file"], "/no/such/file"),
         (&["127.0.0.1:0", "--cluster-secret-file", &empty], "empty is empty: a secret is one line"),
-        (&["127.0.0.1:0", "--cluster-secret-file", &two], "two has more than one line: a secret is one line"),
-        (&["127.0.0.1:0", "--cluster-secret-file", &words], "words has a space in its line"),
-        (&["leave", "--address=127.0.0.1:1", "--cluster-secret-file", &two], "two has more than one line"),
+        (
+            &["127.0.0.1:0", "--cluster-secret-file", &two],
+            "two has more than two lines: a secret is one line",
+        ),
+        (&["127.0.0.1:0", "--cluster-secret-file", &words], "words has a space in a line"),
+        (&["leave", "--address=127.0.0.1:1", "--cluster-secret-file", &two], "two has more than two lines"),
     ] {
         let mut command = dynarust(flags);
         command.current_dir(dir.path());

@@ -67,7 +67,10 @@ impl Client {
             status => {
                 let detail = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
                 let detail = detail.and_then(|problem| problem["detail"].as_str().map(str::to_owned));
-                let answer = format!("it answered {status}: {}", detail.unwrap_or_default());
+                let answer = match detail {
+                    Some(detail) => format!("it answered {status}: {detail}"),
+                    None => format!("no node of DynaRust, but something that says {status}"),
+                };
                 // What it can't make sense of stays so, however often it is sent.
                 Err(match status {
                     StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Error::Unreadable(answer),

@@ -114,11 +114,13 @@ pub async fn meet(house: &Arc<House>) -> Result<Vec<String>, Error> {
         // A node writes itself into the membership before it serves.
         match house.store.published().vv.get(house.store.me()) {
             0 => log::info!("this node was made of a backup, and joins the cluster of which that is"),
-            _ => log::warn!("this node was evicted, and joins again"),
+            _ => log::warn!("this node's membership was ended, and it joins again"),
         }
         strangers = others.clone();
     } else if !renewed && !strangers.is_empty() && heard == 0 {
-        log::warn!("no member that answers knows this node any more: it was evicted, and joins again");
+        log::warn!(
+            "no member that answers knows this node any more: it was evicted, or left; it joins again"
+        );
     } else if !renewed && !strangers.is_empty() {
         // Word of its eviction, or that it joined, has not come to all: to be taken in once more is right in both cases.
         let count = strangers.len();

@@ -24,6 +24,7 @@ mod reach;
 mod routes;
 mod secret;
 mod seeker;
+mod seldom;
 mod shipper;
 mod sponsor;
 mod swim;
@@ -49,6 +50,7 @@ use leave::Askers;
 use pulse::Beat;
 use reach::Ways;
 use seeker::Rivals;
+use seldom::{LookedFor, Seldom};
 use wire::{Envelope, Message, Refusal, Reply};
 
 use crate::limits::{ADDRESS_BYTES_MAX, PEER_ANSWER_MS, PEER_BODIES_BYTES_MAX, RETRY_MS};
@@ -82,13 +84,14 @@ pub struct Door {
     askers: Askers,
     /// Bytes of messages that may yet come in.
     room: Arc<Semaphore>,
+    refused: Seldom,
 }
 
 impl Door {
     /// A door that is still shut: peers are told that the node starts.
     pub fn new(secret: Option<Secret>) -> Door {
         let room = Arc::new(Semaphore::new(PEER_BODIES_BYTES_MAX));
-        Door { secret, house: OnceLock::new(), askers: Askers::default(), room }
+        Door { secret, house: OnceLock::new(), askers: Askers::default(), room, refused: Seldom::default() }
     }
 
     /// Does a request show a secret where there is none to compare it with? Who has one would shut off a node without.
@@ -141,7 +144,8 @@ struct House {
     /// Whose turn it is to send this node everything, by the age of the process.
     sweepers: Mutex<Sweepers>,
     /// When the log last said that two run under one id.
-    twins_told: Mutex<Option<Instant>>,
+    twins_told: Seldom,
+    looked_for: LookedFor,
     /// Where packets of SWIM go.
     pulse: mpsc::Sender<Beat>,
     /// The mark of the eviction that this node came back from when it was started.
@@ -174,7 +178,8 @@ impl Network {
             member_of: Mutex::new(None),
             stays_by: Mutex::new(Vec::new()),
             sweepers: Mutex::new(Sweepers::default()),
-            twins_told: Mutex::new(None),
+            twins_told: Seldom::default(),
+            looked_for: LookedFor::default(),
             pulse,
             came_with: OnceLock::new(),
             store,

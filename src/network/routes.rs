@@ -16,7 +16,6 @@ use super::wire::{self, Envelope, Message, Pulse, Refusal, Reply};
 use super::{Door, House};
 use crate::limits::{
     JOIN_BYTES_MAX, PEER_ANSWER_MS, PEER_BODY_BYTES_MAX, PEER_BODY_BYTES_SMALL, PEER_BYTES_PER_MS_LEAST,
-    TWINS_TOLD_MS,
 };
 use crate::replica::{NodeId, Sweep, Sweepers, VersionVector};
 use crate::storage::{Parcel, Rejection};
@@ -57,6 +56,16 @@ pub async fn answer(
         return Err(Denied::Secret);
     }
     if !door.admits(request) {
+        if door.refused.due() {
+            let from = request.peer_addr().map_or_else(|| "somebody".to_owned(), |from| from.to_string());
+            log::warn!(
+                "{from} asks what only members may, and shows {}: it is refused",
+                match request.headers().contains_key(header::AUTHORIZATION) {
+                    true => "another cluster secret than this node's",
+                    false => "no cluster secret",
+                }
+            );
+        }
         return Err(Denied::Secret);
     }
     if door.is_shown_in_vain(request) {
@@ -213,9 +222,7 @@ impl House {
 
     /// Each of them goes on asking.
     fn tell_of_twins(&self, id: NodeId) {
-        let mut told = self.twins_told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= Duration::from_millis(TWINS_TOLD_MS)) {
-            *told = Some(Instant::now());
+        if self.twins_told.due() {
             log::error!("two processes run under the node id {id}: one of them on a copied data directory");
         }
     }
@@ -251,6 +258,15 @@ impl House {
     fn knows(&self, (cluster, from, to): (NodeId, NodeId, NodeId)) -> Result<(), Refusal> {
         let me = self.store.me();
         if to != me {
+            // An id that this node has given up is its own affair.
+            let own = || self.store.former().is_ok_and(|former| former.contains(&to));
+            if to != NodeId::NOBODY && self.looked_for.due(to) && !own() {
+                log::warn!(
+                    "members of cluster {cluster} look for node {to} where this one, {me} of cluster {}, answers: start that one \
+                     on its own data directory and address, or evict it there if it is gone",
+                    self.store.cluster()
+                );
+            }
             return Err(Refusal::OtherNode(me));
         }
         if cluster != self.store.cluster() {

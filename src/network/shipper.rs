@@ -298,6 +298,8 @@ impl Shipper {
         }
         match error {
             Error::Unreachable(_) | Error::Unanswered(_) => self.courier.failed(),
+            // It may have been busy. Whether a sweep can go on it says the next time.
+            Error::Refused(Refusal::NotNow(_)) if failures == 0 => self.courier.failed(),
             _ => self.courier.refused(),
         }
         self.house.missed(self.peer, error);

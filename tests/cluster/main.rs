@@ -26,6 +26,7 @@ mod quiet;
 mod reach;
 mod rejoin;
 mod restored;
+mod secrets;
 mod storm;
 mod sweeping;
 mod unheard;

@@ -3,7 +3,8 @@
 use crate::cluster::{SETTLED, alive, get, id, put, shows, skipped};
 use crate::hosts::Hosts;
 use crate::proxy::{Line, Proxy};
-use crate::support::{Node, wait_until};
+use crate::support::{Node, binary, wait_until};
+use std::process::Command;
 
 /// What a node shows of another.
 fn shown(node: &Node, of: &str) -> serde_json::Value {
@@ -108,4 +109,21 @@ fn nodes_that_met_on_their_machine_are_reached_from_another() {
         assert_eq!(known(node), all);
     }
     assert_eq!(get(far.address, "/stats")["version_vector"], before, "nobody wrote another address");
+}
+
+/// Its directory was forgotten, or another one was given: it is another node, and alone, and its clients find nothing.
+#[test]
+fn a_node_that_is_started_beside_its_data_is_told_whom_the_others_look_for() {
+    let dirs = tempfile::tempdir().unwrap();
+    let first = Node::start(&dirs.path().join("a"), &[]);
+    let second = Node::start(&dirs.path().join("b"), &[&first.address.to_string()]);
+    wait_until(SETTLED, "they are two", || alive(&get(first.address, "/membership")) == 2);
+    let (lost, address) = (id(&second), second.address.to_string());
+    assert_eq!(second.stop().code(), Some(0));
+    let mut command = Command::new(binary());
+    command.arg(&address).arg("--data-dir").arg(dirs.path().join("c"));
+    let beside = Node::launch(command).unwrap_or_else(|log| panic!("it did not serve:\n{log}"));
+    let line = format!("look for node {lost} where this one, {} of cluster", id(&beside));
+    wait_until(SETTLED, "it says so", || beside.log().contains(&line));
+    assert_eq!(beside.log().matches("look for node").count(), 1, "{}", beside.log());
 }

@@ -410,6 +410,8 @@ impl World {
                 process.heard.say(from, &theirs, now_ms);
             }
             Body::Refused(Refusal::RolledBack(seq)) if seq > vv.get(me) => node.stop(),
+            // It may have been busy.
+            _ if self.random.chance(30) => line.courier.failed(),
             _ => line.courier.refused(),
         }
     }
