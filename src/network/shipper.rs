@@ -198,7 +198,11 @@ impl Shipper {
                 log::info!("member {} lacks {}: it is sent everything", self.peer, self.reason);
                 self.sweep_told = true;
             }
-            _ => self.sweep_told &= self.courier.sweeping(),
+            // Of one that begins anew again and again nothing more is said.
+            _ => {
+                let lacks = self.courier.behind(&house.store.published().vv);
+                self.sweep_told &= self.courier.sweeping() || !sweeps && lacks;
+            }
         }
         if answer.fell_back {
             // It has answered after it was asked, and has less than it had said before that.

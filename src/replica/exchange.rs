@@ -71,14 +71,16 @@ impl Replica {
             let mut changes = trees.changes(origin, after, through)?;
             for (at, change) in changes.iter().enumerate() {
                 if let Vacant(slot) = entries.entry((change.kind, change.key.clone())) {
+                    // What else happened to the keys that are in it goes along: of one key with many siblings each event would
+                    // else be sent with all of them.
+                    if bytes >= bounds.bytes {
+                        changes.truncate(at);
+                        through = changes.last().map_or(after, |last| last.seq);
+                        break;
+                    }
                     let entry = trees.entry(change.kind, &change.key)?;
                     bytes += size(&change.key, &entry);
                     slot.insert(entry);
-                }
-                if bytes >= bounds.bytes && at + 1 < changes.len() {
-                    through = change.seq;
-                    changes.truncate(at + 1);
-                    break;
                 }
             }
             count += through - after;

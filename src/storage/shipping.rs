@@ -203,7 +203,7 @@ mod tests {
     use super::super::{Action, Condition, Parcel, Request, Settings, Store};
     use super::*;
     use crate::limits::VALUE_INLINE_BYTES_MAX;
-    use crate::replica::{Member, Wants};
+    use crate::replica::{Dot, Member, Wants};
 
     fn open(place: &tempfile::TempDir, random: fn() -> u64) -> Store {
         let small = settings(place.path());
@@ -265,6 +265,29 @@ mod tests {
         }
         assert_eq!(recent.entries.len(), before.entries.len());
         recent.ranges.len() > 1
+    }
+
+    /// Else each of its siblings would be sent with all the others.
+    #[test]
+    fn what_happened_to_a_key_that_fills_a_frame_goes_with_it() {
+        let place = tempfile::tempdir().expect("a directory");
+        let store = open(&place, || 0xa);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            for key in [b"k", b"k", b"k", b"l", b"k"] {
+                write(&store, Kind::Data, key, Some(b"1".to_vec())).await;
+            }
+            let replica = replica(store.me(), &store.published());
+            let (mut have, mut frames) = (VersionVector::new(), Vec::new());
+            while !have.covers_all(replica.vv()) {
+                let little = Bounds { count: 40, bytes: 1 };
+                let frame = replica.frame(&have, little, |_| true, &store.0.trees).expect("a frame");
+                have.raise(Dot::new(store.me(), frame.ranges[0].through));
+                frames.push((frame.ranges[0].changes.len(), frame.entries.len()));
+            }
+            assert_eq!(frames, [(3, 1), (1, 1), (1, 1)]);
+        });
+        store.close();
     }
 
     async fn step(stores: &[Store; 2], what: u32, one: usize, key: u8) {
