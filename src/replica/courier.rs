@@ -174,9 +174,10 @@ impl Courier {
     }
 
     /// No answer has come. It may be another process by now, with less: it is asked anew. A sweep goes on with the same piece, or
-    /// else a line that breaks now and then would never carry all of a large one: the member says when it can't.
+    /// else a line that breaks now and then would never carry all of a large one: the member says when it can't. One that has not
+    /// begun may be needed no more.
     pub fn failed(&mut self) {
-        let sweep = self.unanswered.take().or(self.sweep.take());
+        let sweep = self.unanswered.take().or(self.sweep.take()).filter(|(_, after)| after.is_some());
         self.refused();
         self.sweep = sweep;
     }
@@ -242,7 +243,7 @@ impl Lacks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::Dot;
+    use crate::replica::{Dot, Kind};
 
     const ME: NodeId = NodeId(1);
 
@@ -272,5 +273,32 @@ mod tests {
         assert!(!may(&mut courier, 12 * least), "nor after the line was cut");
         answers(&mut courier, 12 * least);
         assert!(may(&mut courier, 12 * least), "it has caught up");
+    }
+
+    #[test]
+    fn a_sweep_goes_on_with_the_piece_that_was_not_answered() {
+        let piece = |after: Bound, through: Bound| {
+            let (vv, target) = (mine(9), mine(9));
+            Sweep { sender: ME, target, vv, after, through, entries: Vec::new() }
+        };
+        let place = |key: &[u8]| Some((Kind::Data, key.to_vec()));
+        let mut courier = Courier::new(NodeId(2));
+        courier.begin_sweep(mine(9));
+        courier.sent(&piece(None, place(b"")));
+        courier.failed();
+        assert!(courier.piece().is_none(), "another one may have sent it everything meanwhile");
+        courier.begin_sweep(mine(9));
+        courier.sent(&piece(None, place(b"")));
+        courier.answered(&mine(1), &mine(1));
+        for through in [place(b"k"), None] {
+            courier.sent(&piece(place(b""), through));
+            courier.failed();
+            assert_eq!(courier.piece(), Some((mine(9), place(b""))), "the last one as well");
+            courier.failed();
+            assert!(courier.sweeping(), "it was not even sent");
+        }
+        courier.sent(&piece(place(b""), place(b"k")));
+        courier.refused();
+        assert!(courier.piece().is_none());
     }
 }
