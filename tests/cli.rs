@@ -223,6 +223,15 @@ fn wrong_usage_exits_2_and_names_what_is_wrong() {
 }
 
 #[test]
+fn a_flag_in_the_environment_is_on_or_off() {
+    for (text, shown) in [("1", "<LISTEN>"), ("no", "<LISTEN>"), ("maybe", "DYNARUST_LEAVE_ON_EXIT, which")] {
+        let mut command = dynarust(&[]);
+        command.env("DYNARUST_LEAVE_ON_EXIT", text).env("DYNARUST_REJOIN_EMPTY", text);
+        refused(command, 2, &[shown]);
+    }
+}
+
+#[test]
 fn what_can_be_no_address_of_a_node_is_refused() {
     let dir = temporary();
     let file = |name: &str, text: &str| {

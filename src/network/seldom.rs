@@ -24,25 +24,24 @@ impl Seldom {
 
 /// Another node that members look for where this one answers. While addresses change that is so for a moment.
 #[derive(Default)]
-pub(super) struct LookedFor {
-    /// Which one, and since when.
-    node: Mutex<Option<(NodeId, Instant)>>,
-    told: Mutex<Option<NodeId>>,
+pub(super) struct LookedFor(Mutex<Option<Sought>>);
+
+struct Sought {
+    id: NodeId,
+    since: Instant,
+    told: bool,
 }
 
 impl LookedFor {
-    /// Once more. Is it to be said now? Once of each node.
+    /// Once more. Is it to be said now? Then it was.
     pub(super) fn due(&self, id: NodeId) -> bool {
-        let mut node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = match *node {
-            Some((known, since)) if known == id => since,
-            _ => node.insert((id, Instant::now())).1,
+        let mut sought = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sought = match &mut *sought {
+            Some(sought) if sought.id == id => sought,
+            other => other.insert(Sought { id, since: Instant::now(), told: false }),
         };
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = *told != Some(id) && since.elapsed() >= Duration::from_millis(LOOKED_FOR_MS);
-        if due {
-            *told = Some(id);
-        }
+        let due = !sought.told && sought.since.elapsed() >= Duration::from_millis(LOOKED_FOR_MS);
+        sought.told |= due;
         due
     }
 }
