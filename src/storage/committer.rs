@@ -107,6 +107,8 @@ pub struct Committer {
     goes_on: bool,
     /// Is there something to do once members have said that they have something, or have been silent for too long?
     waits: bool,
+    /// Does nothing more come?
+    stops: bool,
 }
 
 impl Committer {
@@ -134,16 +136,16 @@ impl Committer {
             audience: Audience::new(settings.forget_after.as_millis() as u64),
             goes_on: false,
             waits: false,
+            stops: false,
         }
     }
 
-    /// Works until it is told to stop, and everything that was taken is answered.
+    /// Works until it is told to stop, and everything that was taken is answered: of a sweep that goes by parts, that it stops.
     pub fn run(mut self) {
         // What an earlier run had still to forget stands nowhere: who was a member then is new to this one.
         or_end(self.admit());
-        let mut stop = false;
-        while !(stop && self.batch.is_empty()) {
-            stop = stop || self.gather();
+        while !(self.stops && self.batch.is_empty()) {
+            self.stops = self.stops || self.gather();
             or_end(self.watchdog.clone().guard(|| self.commit()));
         }
         or_end(self.watchdog.guard(|| self.applier.close()));
@@ -224,12 +226,16 @@ impl Committer {
                 }
                 Asked::Take((parcel, room), reply) => {
                     let taken = refused(self.draft.take(parcel, now_ms))?;
-                    if let Ok(Taken::Part(rest)) = taken {
-                        // Clients must have their share of each commit.
-                        self.batch.push_front(Asked::Take((Parcel::Sweep(rest), room), reply));
-                        break;
-                    }
-                    Answer::Taken((reply, room), taken.map(|_| ()))
+                    let taken = match taken {
+                        // Whatever else has come goes before the rest of it, or clients would wait for all of its parts.
+                        Ok(Taken::Part(rest)) if !self.stops => {
+                            self.batch.push_back(Asked::Take((Parcel::Sweep(rest), room), reply));
+                            break;
+                        }
+                        Ok(Taken::Part(_)) => Err(Rejection::Stopping),
+                        taken => taken.map(|_| ()),
+                    };
+                    Answer::Taken((reply, room), taken)
                 }
                 Asked::Note(note, reply) => {
                     self.note(&note)?;

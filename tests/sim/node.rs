@@ -353,21 +353,23 @@ impl Node {
         now_ms: u64,
     ) -> (Unit, Option<Put>, Vec<Mail>) {
         let (unit, (put, rest)) = self.make(now_ms, |replica, unit, disk| {
-            let mut rest = Vec::new();
+            let (mut rest, mut more) = (Vec::new(), None);
             for mail in mails {
                 match mail {
-                    _ if !rest.is_empty() => rest.push(mail),
+                    // What came after it goes before the rest of it.
+                    _ if more.is_some() => rest.push(mail),
                     Mail::Frame(frame) => {
                         let Ok(()) = replica.receive(&frame, unit, disk, now_ms);
                     }
                     Mail::Sweep(sweep) => {
                         let Ok(taken) = replica.take_sweep(sweep, most, unit, disk, now_ms);
-                        if let Taken::Part(more) = taken {
-                            rest.push(Mail::Sweep(more));
+                        if let Taken::Part(left) = taken {
+                            more = Some(Mail::Sweep(left));
                         }
                     }
                 }
             }
+            rest.extend(more);
             let put = put.map(|key| {
                 let Ok(place) = unit.load(Kind::Data, key, disk);
                 let replaced = unit.at(place).entry.dots().collect();
