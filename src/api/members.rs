@@ -192,6 +192,8 @@ pub async fn evict(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pro
         ));
     }
     let now_ms = (app.now_ms)();
+    // It may have begun to stop since, and whoever leaves does not wait for ever.
+    let store = app.store()?;
     let mark = |records: &Records| records.evicted(now_ms).map(|mark| Action::Put(mark.text(), None));
     let Some(written) = store.change_records(id, mark).await? else {
         return Err(Problem::new(Code::NoSuchMember, format!("{id} is no member")));

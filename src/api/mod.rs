@@ -78,7 +78,9 @@ async fn node(app: &Arc<App>, request: &HttpRequest) -> Result<HttpResponse, Pro
     }
 }
 
-async fn member(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+async fn member(app: &Arc<App>, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    // An eviction is a write as well.
+    let _serving = app.serve();
     match *request.method() {
         Method::GET | Method::HEAD => members::one(app, request).await,
         Method::DELETE => members::evict(app, request).await,

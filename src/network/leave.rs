@@ -124,6 +124,7 @@ impl Network {
         if holders.is_empty() {
             let ids: Vec<String> = members.iter().map(ToString::to_string).collect();
             let advice = match members.iter().any(|id| house.peers.get(*id).liveness != Liveness::Down) {
+                true if returns => format!("they may get there: {RETURN}"),
                 true => "they may get there: try again".to_owned(),
                 false => format!("start one of {}, or evict this node there", ids.join(", ")),
             };
@@ -134,7 +135,9 @@ impl Network {
         let failed = |rejection: Rejection| Stays::Holds(rejection.to_string());
         let record = house.member(house.store.me()).await;
         house.remove(house.store.me()).await.map_err(failed)?;
-        let goal = house.store.published().vv.clone();
+        let (me, goal) = (house.store.me(), house.store.published().vv.clone());
+        // A slow disk may have finished a client's write since: nobody was asked about that yet.
+        let late = goal.get(me) > all.get(me) + 1;
         house.holders(&members, &goal, until).await;
         if house.mark().await.is_some() {
             return Err(Stays::Out);
@@ -142,19 +145,25 @@ impl Network {
         let (others, said) = (house.others(), house.store.said());
         // Who knows takes it for a stranger, and may seem to be down.
         let knows = |id: &&NodeId| said.get(id).is_some_and(|said| said.vv.covers_all(&goal));
-        // Of two that leave at once, and count on each other, the one that knows that the other leaves stays, or both.
-        if !returns && !others.iter().filter(knows).any(|id| holders.contains(id)) {
+        // Of two that leave at once, and count on each other, the one that knows that the other leaves stays, or both. What all
+        // had that return comes back with them.
+        if (late || !returns) && !others.iter().filter(knows).any(|id| holders.contains(id)) {
             let stays = |now: &Records| record.clone().filter(|_| now.mark().is_none());
             house.enroll(stays).await;
             *house.stays_by.lock().unwrap_or_else(PoisonError::into_inner) = back_to;
-            let why = "none of those that have all that this node has is known to stay without it: try again";
-            return Err(Stays::Holds(why.into()));
+            let advice = if returns { RETURN } else { "try again" };
+            return Err(Stays::Holds(format!(
+                "none of those that have all that this node has is known to stay without it: {advice}"
+            )));
         }
         let told = others.iter().filter(knows).count();
         house.store.leave(returns.then_some(back_to)).await.map_err(failed)?;
         Ok(told)
     }
 }
+
+/// What to do about a node that has stopped, though it may be the only one that has something.
+const RETURN: &str = "start it again to bring it to them";
 
 impl House {
     /// Which of these have all of this, and are up: nobody knows whether who is down comes back, or its disk. They are waited

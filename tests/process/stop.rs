@@ -4,7 +4,7 @@
 use crate::beside;
 use crate::random::seed;
 use crate::shim::Faults;
-use crate::support::{Client, Node, Response, wait_until};
+use crate::support::{Client, Node, Response, SOON, wait_until};
 use crate::workload::Workload;
 use std::time::{Duration, Instant};
 
@@ -165,6 +165,40 @@ fn what_was_accepted_is_answered() {
     let node = Node::start(dir.path(), &[]);
     assert_eq!(node.request("GET", "/key/under-way", "").json()["value"], 2);
     assert_eq!(node.request("GET", "/key/before", "").json()["value"], 1);
+}
+
+/// It is acknowledged after the node has asked who has all, and the only other member stands still by then.
+#[test]
+fn what_a_slow_disk_acknowledges_late_keeps_the_node_a_member() {
+    let _beside = beside();
+    let Some(faults) = Faults::new("a leave from a slow disk") else { return };
+    let dirs = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
+    let other = Node::start(dirs[0].path(), &[]);
+    let flags = [&*other.address.to_string(), "--leave-on-exit"];
+    let mut node = faults.start(dirs[1].path(), &flags);
+    let has_arrived = || node.request("GET", "/ready", "").status == 200;
+    wait_until(SOON, "it has arrived", has_arrived);
+    assert_eq!(node.request("PUT", "/key/before?w=2&timeout_ms=10000", "{\"value\": 1}").status, 201);
+    // Longer than requests under way are waited for.
+    faults.set("sync stall 6000");
+    let address = node.address;
+    let writer = std::thread::spawn(move || {
+        let mut client = Client::patient(address, Duration::from_secs(20)).expect("a connection");
+        client.request("PUT", "/key/late", &[], b"{\"value\": 2}")
+    });
+    faults.wait_for_hit();
+    other.signal(libc::SIGSTOP);
+    node.signal(libc::SIGTERM);
+    let answer = writer.join().expect("the writer ran").unwrap_or_else(|e| panic!("{e}\n{}", node.log()));
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    faults.clear();
+    let status = node.wait(Duration::from_secs(40));
+    other.signal(libc::SIGCONT);
+    assert_eq!(status.code(), Some(1), "it leaves with what nobody else has:\n{}", node.log());
+    assert!(node.log().contains("start it again to bring it to them"), "{}", node.log());
+    let node = Node::start(dirs[1].path(), &["--leave-on-exit"]);
+    wait_until(SOON, "the other one has it", || other.request("GET", "/key/late", "").status == 200);
+    assert_eq!(node.stop().code(), Some(0));
 }
 
 /// Turned away: no connection, or a plain word that the node is stopping.
