@@ -346,6 +346,12 @@ pub const RELAY_AFTER_MS: u64 = 1_000;
 /// First and longest pause before a peer that can't be reached is tried again.
 pub const RETRY_MS: (u64, u64) = (100, 2_000);
 
+/// Pause before a member is sent anew what this node could not read, in ms: all that comes before it goes with it each time.
+/// Longer than one that lacks something waits before it says that nothing comes.
+pub const UNREADABLE_PAUSE_MS: u64 = 15_000;
+
+const _: () = assert!(PEER_ANSWER_MS < UNREADABLE_PAUSE_MS);
+
 /// How often a node pings one other member, in ms: with as many nodes as members, each is asked about once in that time.
 pub const SWIM_PERIOD_MS: u64 = 1_000;
 

@@ -145,6 +145,8 @@ struct House {
     sweepers: Mutex<Sweepers>,
     /// When the log last said that two run under one id.
     twins_told: Seldom,
+    /// When it last said that it can't read what a member lacks.
+    unreadable_told: Seldom,
     looked_for: LookedFor,
     /// Where packets of SWIM go.
     pulse: mpsc::Sender<Beat>,
@@ -179,6 +181,7 @@ impl Network {
             stays_by: Mutex::new(Vec::new()),
             sweepers: Mutex::new(Sweepers::default()),
             twins_told: Seldom::default(),
+            unreadable_told: Seldom::default(),
             looked_for: LookedFor::default(),
             pulse,
             came_with: OnceLock::new(),

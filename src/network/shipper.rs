@@ -17,6 +17,7 @@ use super::wire::{Message, Refusal, Reply};
 use super::{House, NOWHERE};
 use crate::limits::{
     COMPARE_PAUSE_MS, REFUSED_TOLD_MS, SWEEP_REST_MS_MAX, TELL_MS, TELL_SHARE, UNEQUAL_LOOKS,
+    UNREADABLE_PAUSE_MS,
 };
 use crate::replica::{Courier, NodeId, VersionVector};
 use crate::storage::Next;
@@ -131,7 +132,11 @@ pub async fn ship(house: Arc<House>, peer: NodeId) {
             Err(error) => {
                 shipper.failed(&error, failures);
                 failures += 1;
-                tokio::time::sleep(shipper.house.pause(failures)).await;
+                let pause = match error {
+                    Error::Storage(_) => Duration::from_millis(UNREADABLE_PAUSE_MS),
+                    _ => shipper.house.pause(failures),
+                };
+                tokio::time::sleep(pause).await;
             }
         }
     }
@@ -314,6 +319,11 @@ impl Shipper {
             Error::Refused(refusal @ Refusal::RolledBack(seq)) if *seq > own => {
                 self.house.give_up(self.peer, refusal);
             }
+            Error::Storage(why) if self.house.unreadable_told.due() => log::error!(
+                "what member {} lacks can't be read here: {why}. It gets nothing more from this node until that key is written \
+                 or deleted, or this node is started with --rejoin-empty, where another member has everything",
+                self.peer
+            ),
             _ if failures == 0 => log::debug!("member {}: {error}", self.peer),
             _ => {}
         }
