@@ -227,6 +227,9 @@ pub const SWEEP_READ_KEYS: usize = 1_024;
 /// some 20 ms, behind which clients wait.
 pub const SWEEP_DEAD_KEYS_MAX: usize = 1_024;
 
+/// Keys that one commit looks at for each of these, though hardly any of them may be dead: some tens of ms as well.
+pub const SWEEP_LOOKS_PER_DEAD_KEY: usize = 16;
+
 /// How many keys are read at a time while a restored node takes all of them for its own: bounds memory, not work.
 pub const RESTORE_STEP_KEYS: usize = 1_024;
 

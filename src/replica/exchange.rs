@@ -10,7 +10,7 @@ use super::frame::{Bound, Bounds, Frame, Range, Sweep, size};
 use super::unit::{Place, Touch, Unit};
 use super::vector::VersionVector;
 use super::{Kind, Replica, Trees};
-use crate::limits::{COMMIT_DISCARD_BYTES_MAX, SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
+use crate::limits::{COMMIT_DISCARD_BYTES_MAX, SWEEP_LOOKS_PER_DEAD_KEY, SWEEP_READ_KEYS, SWEEP_STEP_KEYS};
 
 /// How far a receiver is in a sweep: lost with the process, for then the sweep begins anew. Under the keys up to `through`
 /// everything up to `target` is incorporated: a version that comes late from elsewhere, and was not listed, is dead.
@@ -206,8 +206,8 @@ impl Replica {
             // under way may yet say what took the place of something.
             let alike = sweep.vv == self.vv && self.swept.is_empty();
             let incorporated = if alike { VersionVector::new() } else { self.vv.clone() };
-            self.take_entries(&sweep, &incorporated, unit, trees, now_ms)?;
-            return Ok(Taken::Whole);
+            let rest = self.take_entries(&sweep, &incorporated, unit, trees, now_ms)?;
+            return Ok(rest.map_or(Taken::Whole, |last| Taken::Part(sweep.split(last))));
         }
         if sweep.after.is_none() {
             // So may what an unfinished sweep has told, whoever sent it, of which this one takes the place.
@@ -258,7 +258,8 @@ impl Replica {
         Ok(rest.map_or(Taken::Whole, Taken::Part))
     }
 
-    /// Takes in what is listed; what is `incorporated` here and not held is dead.
+    /// Takes in what is listed; what is `incorporated` here and not held is dead. Of a comparison as much as one commit may put
+    /// aside: then its last key comes back, and there are more after it.
     fn take_entries<T: Trees>(
         &mut self,
         sweep: &Sweep,
@@ -266,15 +267,20 @@ impl Replica {
         unit: &mut Unit,
         trees: &T,
         now_ms: u64,
-    ) -> Result<(), T::Error> {
-        for (kind, key, entry) in &sweep.entries {
+    ) -> Result<Option<Name>, T::Error> {
+        let mut listed = sweep.entries.iter();
+        while let Some((kind, key, entry)) = listed.next() {
             let place = unit.load(*kind, key, trees)?;
             if unit.at(place).entry.has_news(entry, incorporated) {
                 self.merge(entry, place, unit, incorporated, now_ms);
                 self.rowless |= sweep.compares() && unit.at(place).entry.leftover();
             }
+            // Of a sweep, what goes was counted before.
+            if sweep.compares() && unit.discarded() >= COMMIT_DISCARD_BYTES_MAX && listed.len() > 0 {
+                return Ok(Some((*kind, key.clone())));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn merge(
@@ -309,7 +315,8 @@ impl Replica {
 type Name = (Kind, Vec<u8>);
 
 /// The keys of a piece of a sweep that are `wanted` for what they hold, in the trees or in the unit so far. Of those in the trees
-/// `most` at most, or as many as a commit may put aside: then the last one comes back as well, and there may be more after it.
+/// `most` at most, or as many as a commit may put aside, or as are found in a look at some times as many: then the last one that
+/// was looked at comes back as well, and there may be more after it.
 fn names_between<T: Trees>(
     sweep: &Sweep,
     most: usize,
@@ -319,6 +326,7 @@ fn names_between<T: Trees>(
 ) -> Result<(Vec<Name>, Option<Name>), T::Error> {
     let (mut names, mut discarded, mut last) = (Vec::new(), unit.discarded(), None);
     let mut after = sweep.after.clone();
+    let mut looks = most.saturating_mul(SWEEP_LOOKS_PER_DEAD_KEY);
     'read: loop {
         let held = trees.entries_after(after.as_ref(), SWEEP_READ_KEYS)?;
         let more = held.len() == SWEEP_READ_KEYS;
@@ -327,13 +335,14 @@ fn names_between<T: Trees>(
                 break 'read;
             }
             after = Some((kind, key.clone()));
-            if unit.touches(kind, &key) || !wanted(kind, &key, &entry) {
-                continue;
+            looks -= 1;
+            if !unit.touches(kind, &key) && wanted(kind, &key, &entry) {
+                let chunked = entry.versions().iter().filter(|v| matches!(v.value, Value::Chunked { .. }));
+                discarded += chunked.map(|version| version.value.bytes()).sum::<u64>();
+                names.push((kind, key));
             }
-            let chunked = entry.versions().iter().filter(|v| matches!(v.value, Value::Chunked { .. }));
-            discarded += chunked.map(|version| version.value.bytes()).sum::<u64>();
-            names.push((kind, key));
-            if (names.len() >= most || discarded >= COMMIT_DISCARD_BYTES_MAX) && after != sweep.through {
+            let full = names.len() >= most || discarded >= COMMIT_DISCARD_BYTES_MAX || looks == 0;
+            if full && after != sweep.through {
                 last = after;
                 break 'read;
             }

@@ -167,3 +167,32 @@ fn nothing_is_forgotten_for_an_event_of_the_same_unit() {
     replica.forget(&mut unit, place);
     assert!(!unit.at(place).entry.context().covers(Dot::new(two, 2)));
 }
+
+/// Every key of a comparison may take the place of a large value here.
+#[test]
+fn a_comparison_puts_aside_no_more_at_a_time_than_a_commit_may() {
+    let (one, two) = (NodeId(1), NodeId(2));
+    let version = |dot, value| Version { dot, hlc: Hlc::at_ms(1), expires_at_ms: None, value };
+    let large = Value::Chunked { bytes: crate::limits::COMMIT_DISCARD_BYTES_MAX, checksum: 0 };
+    let old = Dot::new(one, 1);
+    let held = Entry::from_parts(vec![version(old, large)], [old].into_iter().collect());
+    let vv: VersionVector = [Dot::new(one, 9), Dot::new(two, 9)].into_iter().collect();
+    let entry = |seq| {
+        let new = Dot::new(two, seq);
+        let context = [old, new].into_iter().collect();
+        Entry::from_parts(vec![version(new, Value::Inline(vec![7]))], context)
+    };
+    let entries = (1..=3).map(|seq| (Kind::Data, vec![seq as u8], entry(seq))).collect();
+    let target = VersionVector::new();
+    let mut sweep = Sweep { sender: two, target, vv: vv.clone(), after: None, through: None, entries };
+    let mut replica = Replica::resume(one, vv, VersionVector::new(), Clock::default(), Totals::default());
+    for taken in 1..=3 {
+        let mut unit = Unit::new();
+        let Ok(done) = replica.take_sweep(sweep.clone(), 9, &mut unit, &Only(&held), 1);
+        assert_eq!(unit.changes().count(), 1);
+        match done {
+            Taken::Part(rest) => sweep = rest,
+            done => assert!(matches!(done, Taken::Whole) && taken == 3, "{taken}"),
+        }
+    }
+}

@@ -243,10 +243,11 @@ impl Committer {
                 }
             });
         }
+        let sealed = self.seal(before)?;
+        // Once the roster is known as well: who went may have left something in the middle of a sweep.
         if self.draft.replica.brought_rowless() {
             self.pass.ask(self.draft.replica.vv());
         }
-        let sealed = self.seal(before)?;
         self.shared.waiting.fetch_sub(writes, Ordering::Relaxed);
         for answer in answers {
             // A client that went away meanwhile does not want to know.

@@ -194,7 +194,45 @@ mod tests {
     use super::super::tests::settings;
     use super::super::{Condition, Store};
     use super::*;
+    use crate::limits::SWEEP_LOOKS_PER_DEAD_KEY;
     use crate::replica::{NodeId, Sweep};
+
+    /// A piece may span all keys and list none, of a sender that has incorporated nothing of them.
+    #[test]
+    fn keys_that_are_not_dead_are_looked_at_in_parts_as_well() {
+        let place = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&settings(place.path()), Default::default()).expect("a store");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let keys = 2 * SWEEP_LOOKS_PER_DEAD_KEY + 1;
+        runtime.block_on(async {
+            for n in 0..keys {
+                let (key, condition) = (format!("k{n:06}").into_bytes(), Condition::default());
+                let action = Action::Put(b"1".to_vec(), None);
+                let request = Request { kind: Kind::Data, key, action, condition, token: None, room: None };
+                store.write(request).await.expect("written");
+            }
+        });
+        let published = store.published();
+        let (sender, mut target) = (NodeId(7), published.vv.clone());
+        target.raise(Dot::new(sender, 1));
+        let vv: crate::replica::VersionVector = [Dot::new(sender, 1)].into_iter().collect();
+        let mut replica = super::super::shipping::replica(store.me(), &published);
+        let mut sweep = Sweep { sender, target, vv, after: None, through: None, entries: Vec::new() };
+        let mut ends = Vec::new();
+        loop {
+            let mut unit = Unit::new();
+            let trees = &store.0.trees;
+            match replica.take_sweep(sweep, 1, &mut unit, trees, 0).expect("taken") {
+                Taken::Part(rest) => sweep = rest,
+                Taken::Whole => break,
+                Taken::OutOfTurn => panic!("it does not go on"),
+            }
+            ends.push(sweep.after.clone().expect("it begins somewhere").1);
+        }
+        let last = |part: usize| format!("k{:06}", part * SWEEP_LOOKS_PER_DEAD_KEY - 1).into_bytes();
+        assert_eq!(ends, [last(1), last(2)]);
+        store.close();
+    }
 
     #[test]
     fn what_one_message_calls_dead_goes_in_commits_of_their_size_and_holds_nobody_up() {
