@@ -45,6 +45,7 @@ impl From<network::Error> for End {
 pub fn run(config: Config) -> Result<(), End> {
     end_on_panic();
     raise_file_limit();
+    refuse_huge_pages();
     actix_web::rt::System::new().block_on(serve(config))
 }
 
@@ -239,6 +240,14 @@ pub fn end_with_advice(exit: Exit, why: &str) -> ! {
         _ => "; this is a bug, please report it",
     };
     storage::end_process(exit, &format!("{why}{advice}"))
+}
+
+/// The allocator would ask for pages of 2 MiB: whoever touches one first waits while all of it is cleared, which took a commit
+/// up to 7 ms where memory is that of a virtual machine, and what of it is not used counts as well.
+fn refuse_huge_pages() {
+    if let Err(e) = rustix::thread::disable_transparent_huge_pages(true) {
+        log::debug!("huge pages stay: {e}");
+    }
 }
 
 /// Every connection takes a file: the soft limit is often only 1,024.

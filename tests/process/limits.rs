@@ -1,12 +1,11 @@
 //! Everything that could grow is bounded: the queue of writes, connections, idle ones. Past a bound clients are
 //! refused or wait, and the others notice nothing.
 
-use crate::alone;
 use crate::child::{memory_mib, raise_file_limit, sockets};
 use crate::load::{Crowd, Reply, Script, request};
 use crate::shim::Faults;
-use crate::skipped;
 use crate::support::{Client, Node, wait_until};
+use crate::{alone, beside, skipped};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -40,6 +39,19 @@ impl Script for Once {
 
     fn closed(&mut self, _connection: usize, _unanswered: bool) {
         self.closed += 1;
+    }
+}
+
+/// The allocator asks for them, and clearing one holds up all writers for as long as some commits take.
+#[test]
+fn a_node_has_no_huge_pages() {
+    let _beside = beside();
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start(dir.path(), &[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.child.id())).expect("it runs");
+    match status.lines().find_map(|line| line.strip_prefix("THP_enabled:")) {
+        Some(enabled) => assert_eq!(enabled.trim(), "0"),
+        None => skipped("huge pages", "this kernel does not tell of them"),
     }
 }
 
