@@ -206,8 +206,12 @@ pub const SESSION_TOKEN: HeaderName = HeaderName::from_static("session-token");
 pub fn session(request: &HttpRequest) -> Result<VersionVector, Problem> {
     let mut values = request.headers().get_all(SESSION_TOKEN);
     let Some(value) = values.next() else { return Ok(VersionVector::new()) };
-    let seen =
-        value.to_str().ok().and_then(|text| text.trim().parse().ok()).filter(|_| values.next().is_none());
+    let read = |text: &str| match text.trim() {
+        // So says a node that waits to be taken in, and has nothing.
+        "" => Some(VersionVector::new()),
+        text => text.parse().ok(),
+    };
+    let seen = value.to_str().ok().and_then(read).filter(|_| values.next().is_none());
     seen.ok_or_else(|| {
         Problem::new(
             Code::InvalidHeader,
