@@ -75,8 +75,10 @@ pub struct Peer {
     pub skew_ms: i64,
     /// What it held when it last said so, and the digest of that.
     pub state: Option<(VersionVector, Digest)>,
-    /// How often in a row it had the same vector and another digest.
+    /// How often in a row it had the same vector and another digest, and both held still.
     pub unequal: u32,
+    /// Its digest and ours, when that was last so.
+    pub apart: Option<(Digest, Digest)>,
     /// Where it said that it is reached, unless that did not work since.
     pub address: Option<String>,
     /// It did not take this node for a member, the last time that it answered or shipped something.
@@ -107,6 +109,8 @@ pub enum Arrival {
 pub struct Peers {
     members: Mutex<BTreeMap<NodeId, Peer>>,
     arrival: Mutex<Option<Arrival>>,
+    /// Why nobody has taken this node in, the last time that it asked.
+    hindrance: Mutex<Option<String>>,
 }
 
 impl Peers {
@@ -149,6 +153,16 @@ impl Peers {
     /// How far this node has got, if it has not arrived.
     pub fn arrival(&self) -> Option<Arrival> {
         self.arrival.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where this node could not join the last time, and why.
+    pub fn hindrance(&self) -> Option<String> {
+        self.hindrance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It could not join there, for this reason.
+    pub fn hinder(&self, why: String) {
+        *self.hindrance.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
     /// This node has got so far; `None` when it has arrived.

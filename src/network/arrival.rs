@@ -76,7 +76,9 @@ impl House {
 
     /// Is it no newcomer itself, and has every member but this one told it something since it was started?
     pub(super) fn has_arrived(&self, but: NodeId) -> bool {
-        let heard = |id: &NodeId| *id == but || self.peers.get(*id).seen_ms.is_some();
+        // Not only of: it may have told this process nothing yet of what it has.
+        let has_told = |id| self.store.said_by(id).is_some_and(|said| !said.vv.is_empty());
+        let heard = |id: &NodeId| *id == but || has_told(*id);
         self.peers.arrival().is_none() && self.others().iter().all(heard)
     }
 
@@ -154,7 +156,7 @@ impl Progress {
                 Some((before, since)) if *before == came => {
                     if since.elapsed() > Duration::from_millis(PEER_ANSWER_MS) {
                         self.came = None;
-                        self.ask_what_there_is(house, &others).await;
+                        self.ask_what_there_is(house, &others, &goal).await;
                     }
                 }
                 _ => self.came = Some((came, Instant::now())),
@@ -187,7 +189,7 @@ impl Progress {
     /// Nothing comes any more: whoever had it may be lost with its disk. If all members answer, what there is, is what they have.
     /// If all do that are not down, and one of them has arrived itself, it is what that one knows of: who is down may come
     /// back with it, or is evicted. Else it is not known.
-    async fn ask_what_there_is(&mut self, house: &House, others: &[NodeId]) {
+    async fn ask_what_there_is(&mut self, house: &House, others: &[NodeId], lacked: &VersionVector) {
         if others.is_empty() {
             return;
         }
@@ -218,7 +220,8 @@ impl Progress {
         }
         let all = answered == others.len();
         let there_is = if all { held } else { told };
-        let stays_behind = matches!(house.peers.arrival(), Some(Arrival::Behind(_)));
+        // It may have been told another goal meanwhile, of another cluster.
+        let stays_behind = house.peers.arrival() == Some(Arrival::Behind(lacked.clone()));
         if stays_behind
             && (arrived || all)
             && check_vector(&there_is).is_ok()

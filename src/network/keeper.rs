@@ -97,6 +97,8 @@ fn compare(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
     let published = house.store.published();
     let now_ms = (house.settings.now_ms)();
     let said = house.store.said();
+    // Of who is on its way to what there is, the vector does not tell what it holds.
+    let on_its_way = house.peers.arrival().is_some() || house.sweepers().sweeps(house.age_ms());
     for id in shippers.keys() {
         let has = said.get(id).map(|said| &said.vv);
         let lacks = |vv: &VersionVector| has.is_none_or(|has| !has.covers_all(vv));
@@ -108,10 +110,15 @@ fn compare(house: &House, shippers: &BTreeMap<NodeId, JoinHandle<()>>) {
             }
             // Entries travel as they are now, a little ahead of the vector: only what stays so is wrong. What one of them got
             // ahead of its vector, from a disk that is gone, nobody else would ever send: the shipper shows it.
-            let differs = |(vv, digest): &(VersionVector, Digest)| {
-                *vv == published.vv && *digest != published.totals.digest
+            let own = published.totals.digest;
+            let differs = |(vv, its): &&(VersionVector, Digest)| *vv == published.vv && *its != own;
+            let apart =
+                peer.state.as_ref().filter(|_| !on_its_way).filter(differs).map(|(_, its)| (*its, own));
+            peer.unequal = match apart {
+                Some(_) if apart == peer.apart => peer.unequal + 1,
+                apart => u32::from(apart.is_some()),
             };
-            peer.unequal = if peer.state.as_ref().is_some_and(differs) { peer.unequal + 1 } else { 0 };
+            peer.apart = apart;
         });
     }
 }

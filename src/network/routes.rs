@@ -55,21 +55,20 @@ pub async fn answer(
     if request.headers().contains_key(header::ORIGIN) || request.headers().contains_key("sec-fetch-site") {
         return Err(Denied::Secret);
     }
-    if !door.admits(request) {
+    let in_vain = door.is_shown_in_vain(request);
+    if in_vain || !door.admits(request) {
         if door.refused.due() {
             let from = request.peer_addr().map_or_else(|| "somebody".to_owned(), |from| from.to_string());
             log::warn!(
                 "{from} asks what only members may, and shows {}: it is refused",
                 match request.headers().contains_key(header::AUTHORIZATION) {
+                    true if in_vain => "a cluster secret, where this node has none",
                     true => "another cluster secret than this node's",
                     false => "no cluster secret",
                 }
             );
         }
-        return Err(Denied::Secret);
-    }
-    if door.is_shown_in_vain(request) {
-        return Err(Denied::NoSecret);
+        return Err(if in_vain { Denied::NoSecret } else { Denied::Secret });
     }
     if !matches!(request.path(), "/cluster/message" | "/cluster/leave") {
         return Err(Denied::Path);
@@ -166,6 +165,7 @@ impl House {
             self.asked(from);
             least = heard;
         }
+        let mut turn = None;
         let taken = match body {
             Message::Join(join) => return self.take_in((from, cluster), join, seen_as, reached_as).await,
             Message::Pulse(to, pulse) => {
@@ -196,9 +196,10 @@ impl House {
                 // A comparison says nothing of what its sender has.
                 let ok = match sweep.compares() {
                     true => self.knows((cluster, from, to)).and_then(|()| own(sweep.sender, from)),
-                    false => {
-                        self.admits(whose, &sweep.vv, least).and_then(|()| self.one_sweeper(from, &sweep))
-                    }
+                    false => self.admits(whose, &sweep.vv, least).and_then(|()| {
+                        turn = Some(self.turn(from, &sweep)?);
+                        Ok(())
+                    }),
                 };
                 if let Err(refusal) = ok.and_then(|()| checked(sweep.check())) {
                     return Reply::Refused(refusal);
@@ -210,7 +211,7 @@ impl House {
                 Parcel::Sweep(sweep)
             }
         };
-        match self.store.take(taken, Some(room)).await {
+        match self.store.take(taken, Some(Box::new((room, turn)))).await {
             Ok(vv) => Reply::Have(vv),
             Err(rejection @ Rejection::TooManyOrigins) => {
                 Reply::Refused(Refusal::Malformed(rejection.to_string()))
@@ -291,11 +292,26 @@ impl House {
         self.sweepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn one_sweeper(&self, from: NodeId, piece: &Sweep) -> Result<(), Refusal> {
-        match self.sweepers().takes(from, (piece.opens(), piece.through.is_none()), self.age_ms()) {
-            true => Ok(()),
+    /// One sweeps at a time.
+    fn turn(self: &Arc<House>, from: NodeId, piece: &Sweep) -> Result<Turn, Refusal> {
+        match self.sweepers().takes(from, piece.opens(), self.age_ms()) {
+            true => Ok(Turn { house: self.clone(), from, ends: piece.through.is_none() }),
             false => Err(Refusal::NotNow("another member is sending it everything".into())),
         }
+    }
+}
+
+/// Whose piece of a sweep is being taken in, until it is.
+struct Turn {
+    house: Arc<House>,
+    from: NodeId,
+    /// Is it the last one?
+    ends: bool,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.house.sweepers().taken(self.from, self.ends, self.house.age_ms());
     }
 }
 

@@ -200,8 +200,11 @@ impl Replica {
         now_ms: u64,
     ) -> Result<Taken, T::Error> {
         if sweep.compares() {
-            // As with frames: its sweep does not go on.
-            self.give_up(sweep.sender);
+            // As with frames: its sweep does not go on. What says nothing of its sender, as word of an eviction, may come beside
+            // one.
+            if !sweep.vv.is_empty() {
+                self.give_up(sweep.sender);
+            }
             // Who has incorporated more may have forgotten what it does not list, and the other way round; and a sweep that is
             // under way may yet say what took the place of something.
             let alike = sweep.vv == self.vv && self.swept.is_empty();

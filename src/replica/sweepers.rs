@@ -21,14 +21,16 @@ struct Holder {
     since_ms: u64,
     /// Has it begun? Who is given the turn begins with its next word.
     begun: bool,
+    /// How many of its pieces are being taken in: one may take many commits.
+    pieces: u32,
 }
 
 impl Sweepers {
-    /// May this piece of a sweep be taken? `opens` says that it is the first, `ends` that it is the last. Who begins anew, since
+    /// May a piece of a sweep be taken, the first if it `opens` one? Then [`Sweepers::taken`] must follow. Who begins anew, since
     /// it did not get on, lets another one try that has asked meanwhile.
-    pub fn takes(&mut self, from: NodeId, (opens, ends): (bool, bool), now_ms: u64) -> bool {
+    pub fn takes(&mut self, from: NodeId, opens: bool, now_ms: u64) -> bool {
         let fresh = |since_ms: u64| now_ms.saturating_sub(since_ms) < PEER_ANSWER_MS;
-        let holder = self.holder.filter(|holder| fresh(holder.since_ms));
+        let holder = self.holder.filter(|holder| holder.pieces > 0 || fresh(holder.since_ms));
         if holder.is_some_and(|holder| holder.id != from) {
             self.waits = Some((from, now_ms));
             return false;
@@ -36,11 +38,23 @@ impl Sweepers {
         let anew = opens && holder.is_some_and(|holder| holder.begun);
         let waits = self.waits.take_if(|(id, since)| *id == from || !fresh(*since) || anew);
         let next = waits.filter(|(id, since)| *id != from && fresh(*since));
-        self.holder = match next {
-            Some((id, _)) => Some(Holder { id, since_ms: now_ms, begun: false }),
-            None => (!ends).then_some(Holder { id: from, since_ms: now_ms, begun: true }),
-        };
+        let pieces = holder.map_or(0, |holder| holder.pieces) + 1;
+        self.holder = Some(match next {
+            Some((id, _)) => Holder { id, since_ms: now_ms, begun: false, pieces: 0 },
+            None => Holder { id: from, since_ms: now_ms, begun: true, pieces },
+        });
         next.is_none()
+    }
+
+    /// A piece is in, or was refused. Its sweep is over if it `ends` that: not before, or another one would begin between the
+    /// commits that take the last piece in, which must then be sent again.
+    pub fn taken(&mut self, from: NodeId, ends: bool, now_ms: u64) {
+        let Some(holder) = self.holder.as_mut().filter(|holder| holder.id == from) else { return };
+        holder.pieces = holder.pieces.saturating_sub(1);
+        holder.since_ms = now_ms;
+        if ends && holder.pieces == 0 {
+            self.holder = None;
+        }
     }
 
     /// Some of a message has come: over a thin line a piece takes its time.
@@ -55,6 +69,12 @@ impl Sweepers {
         self.holder.take_if(|holder| holder.id == from);
     }
 
+    /// Is a sweep under way, and not silent?
+    pub fn sweeps(&self, now_ms: u64) -> bool {
+        let fresh = |holder: &Holder| now_ms.saturating_sub(holder.since_ms) < PEER_ANSWER_MS;
+        self.holder.is_some_and(|holder| holder.pieces > 0 || fresh(&holder))
+    }
+
     /// Whose sweep is under way, and when some of it last came.
     pub fn holder(&self) -> Option<(NodeId, u64)> {
         self.holder.filter(|holder| holder.begun).map(|holder| (holder.id, holder.since_ms))
@@ -67,44 +87,58 @@ mod tests {
 
     const ONE: NodeId = NodeId(1);
     const TWO: NodeId = NodeId(2);
-    const OPENS: (bool, bool) = (true, false);
-    const GOES_ON: (bool, bool) = (false, false);
-    const ENDS: (bool, bool) = (false, true);
+    const OPENS: bool = true;
+    const GOES_ON: bool = false;
+
+    impl Sweepers {
+        /// A piece that is not the last comes, and is in at once.
+        fn goes(&mut self, from: NodeId, opens: bool, now_ms: u64) -> bool {
+            let takes = self.takes(from, opens, now_ms);
+            if takes {
+                self.taken(from, false, now_ms);
+            }
+            takes
+        }
+    }
 
     #[test]
     fn one_at_a_time_until_it_ends_falls_silent_or_does_something_else() {
         let mut sweepers = Sweepers::default();
-        assert!(sweepers.takes(ONE, OPENS, 0) && !sweepers.takes(TWO, OPENS, 1));
-        assert!(sweepers.takes(ONE, ENDS, 2) && sweepers.takes(TWO, OPENS, 3), "it has ended");
-        assert!(!sweepers.takes(ONE, OPENS, 2 + PEER_ANSWER_MS));
-        sweepers.comes(TWO, 2 + PEER_ANSWER_MS);
-        assert!(!sweepers.takes(ONE, OPENS, 3 + PEER_ANSWER_MS), "some of it came");
-        assert!(sweepers.takes(ONE, OPENS, 2 + 2 * PEER_ANSWER_MS), "it is silent");
+        assert!(sweepers.goes(ONE, OPENS, 0) && !sweepers.goes(TWO, OPENS, 1));
+        assert!(sweepers.takes(ONE, GOES_ON, 2), "the last piece");
+        assert!(!sweepers.goes(TWO, OPENS, 3 + PEER_ANSWER_MS), "it is not in yet");
+        sweepers.taken(ONE, true, 4 + PEER_ANSWER_MS);
+        let ended = 5 + PEER_ANSWER_MS;
+        assert!(!sweepers.sweeps(ended) && sweepers.goes(TWO, OPENS, ended), "it has ended");
+        assert!(!sweepers.goes(ONE, OPENS, ended - 1 + PEER_ANSWER_MS));
+        sweepers.comes(TWO, ended - 1 + PEER_ANSWER_MS);
+        assert!(!sweepers.goes(ONE, OPENS, ended + PEER_ANSWER_MS), "some of it came");
+        assert!(sweepers.goes(ONE, OPENS, ended - 1 + 2 * PEER_ANSWER_MS), "it is silent");
+        let now = ended + 2 * PEER_ANSWER_MS;
         sweepers.gives_up(TWO);
-        assert!(!sweepers.takes(TWO, OPENS, 3 + 2 * PEER_ANSWER_MS), "another one's turn it can't give up");
+        assert!(!sweepers.goes(TWO, OPENS, now), "another one's turn it can't give up");
         sweepers.gives_up(ONE);
-        assert!(sweepers.takes(TWO, OPENS, 4 + 2 * PEER_ANSWER_MS));
+        assert!(sweepers.goes(TWO, OPENS, now + 1));
+        assert!(sweepers.sweeps(now + 2) && !sweepers.sweeps(now + 1 + PEER_ANSWER_MS));
     }
 
     #[test]
     fn who_begins_anew_lets_another_one_try() {
         let mut sweepers = Sweepers::default();
         assert!(
-            sweepers.takes(ONE, OPENS, 0)
-                && !sweepers.takes(TWO, OPENS, 1)
-                && sweepers.takes(ONE, GOES_ON, 2)
+            sweepers.goes(ONE, OPENS, 0) && !sweepers.goes(TWO, OPENS, 1) && sweepers.goes(ONE, GOES_ON, 2)
         );
-        assert!(!sweepers.takes(ONE, OPENS, 3), "the other one has asked");
-        assert!(!sweepers.takes(ONE, OPENS, 4));
-        assert!(sweepers.takes(TWO, OPENS, 5), "it was given the turn, whoever asked meanwhile");
-        assert!(!sweepers.takes(TWO, OPENS, 6) && sweepers.takes(ONE, OPENS, 7));
+        assert!(!sweepers.goes(ONE, OPENS, 3), "the other one has asked");
+        assert!(!sweepers.goes(ONE, OPENS, 4));
+        assert!(sweepers.goes(TWO, OPENS, 5), "it was given the turn, whoever asked meanwhile");
+        assert!(!sweepers.goes(TWO, OPENS, 6) && sweepers.goes(ONE, OPENS, 7));
     }
 
     #[test]
     fn who_asked_long_ago_does_not_wait_any_more() {
         let mut sweepers = Sweepers::default();
-        assert!(sweepers.takes(ONE, OPENS, 0) && !sweepers.takes(TWO, OPENS, 1));
+        assert!(sweepers.goes(ONE, OPENS, 0) && !sweepers.goes(TWO, OPENS, 1));
         sweepers.comes(ONE, PEER_ANSWER_MS);
-        assert!(sweepers.takes(ONE, OPENS, 2 + PEER_ANSWER_MS), "nobody sweeps while it is silent");
+        assert!(sweepers.goes(ONE, OPENS, 2 + PEER_ANSWER_MS), "nobody sweeps while it is silent");
     }
 }

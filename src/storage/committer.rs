@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::apply::Applier;
 use super::audience::Audience;
@@ -28,7 +28,7 @@ use super::error::{Error, Rejection};
 use super::identity::Note;
 use super::pass::Pass;
 use super::recover::Found;
-use super::request::{Action, Parcel, Request, Written};
+use super::request::{Action, Hold, Parcel, Request, Written};
 use super::roster::Roster;
 use super::snapshot::Ask;
 use super::trees::{change_key, read_row};
@@ -41,8 +41,8 @@ use crate::replica::{Kind, NodeId, Place, Taken, Trees as _, VersionVector};
 pub enum Message {
     /// Do this, and answer.
     Write(Request, oneshot::Sender<Result<Written, Rejection>>),
-    /// Take this in, and answer what is incorporated then. The room in memory that it takes is held until that is done.
-    Take((Parcel, Option<OwnedSemaphorePermit>), oneshot::Sender<Result<VersionVector, Rejection>>),
+    /// Take this in, and answer what is incorporated then. What is held is held until that is done.
+    Take((Parcel, Option<Hold>), oneshot::Sender<Result<VersionVector, Rejection>>),
     /// Remember this of the node.
     Note(Note, oneshot::Sender<Result<(), Rejection>>),
     /// A member has said what it has: something that waits for that may go on.
@@ -58,7 +58,7 @@ pub enum Message {
 /// What is to be done in a commit, and whom to answer.
 enum Asked {
     Write(Request, oneshot::Sender<Result<Written, Rejection>>),
-    Take((Parcel, Option<OwnedSemaphorePermit>), oneshot::Sender<Result<VersionVector, Rejection>>),
+    Take((Parcel, Option<Hold>), oneshot::Sender<Result<VersionVector, Rejection>>),
     Note(Note, oneshot::Sender<Result<(), Rejection>>),
 }
 
@@ -77,10 +77,7 @@ impl Asked {
 enum Answer {
     Written(oneshot::Sender<Result<Written, Rejection>>, Result<Written, Rejection>),
     /// What is incorporated is known when the commit is.
-    Taken(
-        (oneshot::Sender<Result<VersionVector, Rejection>>, Option<OwnedSemaphorePermit>),
-        Result<(), Rejection>,
-    ),
+    Taken((oneshot::Sender<Result<VersionVector, Rejection>>, Option<Hold>), Result<(), Rejection>),
     Noted(oneshot::Sender<Result<(), Rejection>>),
 }
 
@@ -224,18 +221,18 @@ impl Committer {
                     writes += 1;
                     Answer::Written(reply, refused(self.draft.perform(request, now_ms))?)
                 }
-                Asked::Take((parcel, room), reply) => {
+                Asked::Take((parcel, hold), reply) => {
                     let taken = refused(self.draft.take(parcel, now_ms))?;
                     let taken = match taken {
                         // Whatever else has come goes before the rest of it, or clients would wait for all of its parts.
                         Ok(Taken::Part(rest)) if !self.stops => {
-                            self.batch.push_back(Asked::Take((Parcel::Sweep(rest), room), reply));
+                            self.batch.push_back(Asked::Take((Parcel::Sweep(rest), hold), reply));
                             break;
                         }
                         Ok(Taken::Part(_)) => Err(Rejection::Stopping),
                         taken => taken.map(|_| ()),
                     };
-                    Answer::Taken((reply, room), taken)
+                    Answer::Taken((reply, hold), taken)
                 }
                 Asked::Note(note, reply) => {
                     self.note(&note)?;
@@ -253,7 +250,9 @@ impl Committer {
             // A client that went away meanwhile does not want to know.
             match answer {
                 Answer::Written(reply, answer) => drop(reply.send(answer)),
-                Answer::Taken((reply, _room), taken) => {
+                Answer::Taken((reply, hold), taken) => {
+                    // First, for who is answered may send more at once.
+                    drop(hold);
                     drop(reply.send(taken.map(|()| self.draft.replica.vv().clone())));
                 }
                 Answer::Noted(reply) => drop(reply.send(Ok(()))),

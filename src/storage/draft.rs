@@ -255,7 +255,9 @@ mod tests {
             vv.raise(Dot::new(sender, 1));
             let target = vv.clone();
             let piece = Sweep { sender, target, vv, after: None, through: None, entries: Vec::new() };
-            let take = store.take(Parcel::Sweep(piece.clone()), None);
+            // Whose turn it is to sweep is held until the last part is in, or another one would begin in between.
+            let turn = Arc::new(());
+            let take = store.take(Parcel::Sweep(piece.clone()), Some(Box::new(turn.clone())));
             let mut take = std::pin::pin!(take);
             let writes = async {
                 loop {
@@ -270,7 +272,9 @@ mod tests {
                 _ = &mut take => panic!("the client has waited for all of it"),
                 written = writes => drop(written.expect("written")),
             }
+            assert_eq!(Arc::strong_count(&turn), 2, "given back before the last part");
             let has = take.await.expect("taken");
+            assert_eq!(Arc::strong_count(&turn), 1);
             assert!(has.covers_all(&piece.target), "it has not ended");
             assert_eq!(store.published().totals.keys, 1);
             assert!((5..=6).contains(&(commits() - before)), "{}", commits() - before);

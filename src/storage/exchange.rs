@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::TrySendError;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::committer::Message;
+use super::request::Hold;
 use super::shipping::{self, Next};
 use super::{Error, Parcel, Rejection, Said, Store, blocking, fatal_if_failed};
 use crate::limits::{FULL_QUEUE_PAUSE_MS, SWEEP_RATHER_EVENTS};
@@ -24,15 +25,11 @@ impl Store {
         self.shown(move || shipping::roster(&inner.trees, &inner.shared, me)).await
     }
 
-    /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back. The room that it
-    /// takes in memory is held until then, whether or not anybody still waits.
-    pub async fn take(
-        &self,
-        parcel: Parcel,
-        room: Option<OwnedSemaphorePermit>,
-    ) -> Result<VersionVector, Rejection> {
+    /// Takes in what a peer has sent; what is incorporated, all of it on the disk, when this comes back. What is held meanwhile
+    /// is held until then, whether or not anybody still waits.
+    pub async fn take(&self, parcel: Parcel, hold: Option<Hold>) -> Result<VersionVector, Rejection> {
         let (reply, answer) = oneshot::channel();
-        self.post(Message::Take((parcel, room), reply)).await?;
+        self.post(Message::Take((parcel, hold), reply)).await?;
         answer.await.unwrap_or(Err(Rejection::Stopping))
     }
 

@@ -22,6 +22,9 @@ pub struct Request {
     pub room: Option<OwnedSemaphorePermit>,
 }
 
+/// What who sends something holds until that is taken in or refused, and gives back by dropping it.
+pub type Hold = Box<dyn Send>;
+
 /// What to do with a key.
 #[derive(Debug, Clone)]
 pub enum Action {

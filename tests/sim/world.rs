@@ -55,12 +55,13 @@ pub struct Counts {
     pub fell_back: u64,
     pub sweeps: u64,
     pub resumed: u64,
+    pub between: u64,
     pub comparisons: u64,
     pub stranded: u64,
 }
 
 impl Counts {
-    pub fn all(&mut self) -> [(&'static str, &mut u64); 15] {
+    pub fn all(&mut self) -> [(&'static str, &mut u64); 16] {
         [
             ("joins", &mut self.joins),
             ("leaves", &mut self.leaves),
@@ -75,6 +76,7 @@ impl Counts {
             ("members found to hold less than they said", &mut self.fell_back),
             ("sweeps", &mut self.sweeps),
             ("pieces of them that were sent again", &mut self.resumed),
+            ("messages taken in between two parts of a piece", &mut self.between),
             ("comparisons of members with one vector and two digests", &mut self.comparisons),
             (
                 "keys that can't be judged, since something came ahead of its turn from a lost disk",
@@ -270,7 +272,7 @@ impl World {
     /// Questions arrive at a machine and are taken in by one commit, perhaps with a client's write; the answers.
     pub fn exchange(&mut self, to: usize, letters: Vec<Letter>, torn: bool) -> Vec<Letter> {
         let now_ms = self.now(to);
-        let (mut taken, mut answers) = (Vec::new(), Vec::new());
+        let (mut taken, mut answers, mut turns) = (Vec::new(), Vec::new(), Vec::new());
         for letter in letters {
             if !self.machines[to].serves {
                 return Vec::new(); // nobody is there
@@ -298,11 +300,13 @@ impl World {
                 node.process().sweepers.gives_up(frame.sender);
             } else if let Mail::Sweep(sweep) = &mail {
                 sweep.check().expect("a sweep is well formed");
-                let place = (sweep.opens(), sweep.through.is_none());
                 let sweepers = &mut node.process().sweepers;
-                if !sweep.compares() && !sweepers.takes(sweep.sender, place, self.now_ms) {
-                    answers.push(answer(Body::Refused(Refusal::Other)));
-                    continue;
+                if !sweep.compares() {
+                    if !sweepers.takes(sweep.sender, sweep.opens(), self.now_ms) {
+                        answers.push(answer(Body::Refused(Refusal::Other)));
+                        continue;
+                    }
+                    turns.push((sweep.sender, sweep.through.is_none()));
                 }
                 node.process().heard.say(sweep.sender, &sweep.vv, now_ms);
             }
@@ -332,6 +336,17 @@ impl World {
         }
         self.seal(to, unit);
         while !rest.is_empty() {
+            // What comes meanwhile goes first.
+            if !self.peace
+                && self.random.chance(25)
+                && let Some(letter) = self.network.arrives_too(to)
+            {
+                self.counts.between += 1;
+                answers.extend(self.exchange(to, vec![letter], false));
+                if !self.machines[to].serves {
+                    return Vec::new();
+                }
+            }
             let (unit, _, more) = self.machines[to].take(rest, most, None, now_ms);
             rest = more;
             if !self.peace && self.random.chance(2) && !unit.is_empty() {
@@ -339,6 +354,9 @@ impl World {
                 return Vec::new();
             }
             self.seal(to, unit);
+        }
+        for (sender, ends) in turns {
+            self.machines[to].process().sweepers.taken(sender, ends, self.now_ms);
         }
         for answer in &mut answers {
             if let Body::Have(_, vv) = &mut answer.body {
