@@ -34,7 +34,10 @@ pub fn arrived(app: &App, store: &Store) -> Result<(), Problem> {
     match app.peers.arrival() {
         None => Ok(()),
         Some(Arrival::Asking) => {
-            Err(Problem::new(Code::Starting, "no member of a cluster has taken this node in yet"))
+            let why =
+                app.peers.hindrance().map_or_else(String::new, |why| format!(": it can't join by {why}"));
+            let what = format!("no member of a cluster has taken this node in yet{why}");
+            Err(Problem::new(Code::Starting, what))
         }
         Some(Arrival::Behind(vv)) if !store.published().vv.covers_all(&vv) => {
             Err(Problem::new(Code::Starting, "it is being sent what its cluster holds"))

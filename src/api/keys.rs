@@ -15,7 +15,9 @@ use super::app::{App, Serving};
 use super::problem::{Code, Problem};
 use super::request::{self, Options, SESSION_TOKEN, Wanted};
 use super::shown::{body, member, quote};
-use crate::limits::{CHUNK_READ_RETRIES_MAX, CONFLICTS_SHOWN, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES};
+use crate::limits::{
+    CHUNK_READ_RETRIES_MAX, CONFLICTS_SHOWN, TRANSIT_BYTES_MAX, TRANSIT_FREE_BYTES, WAIT_MS_DEFAULT,
+};
 use crate::replica::{Dot, Entry, Kind, NodeId, Token, Value, Version, VersionVector};
 use crate::storage::{Action, Condition, Rejection, Request, Said, Shown, Store, Written};
 use crate::time;
@@ -72,6 +74,8 @@ pub async fn get(app: &App, request: &HttpRequest, serving: Serving) -> Result<H
 /// `GET /conflicts`: the keys that hold values which did not see each other, and what names all of them.
 pub async fn conflicts(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     let page = request::page(request, &["after", "limit"], CONFLICTS_SHOWN)?;
+    let seen = request::session(request)?;
+    catch_up(app, app.store()?, (&seen, None), WAIT_MS_DEFAULT).await?;
     let store = app.store()?;
     let now_ms = (app.now_ms)();
     let found = store.conflicts(page.after, page.limit, now_ms).await?;
@@ -144,7 +148,9 @@ pub(super) async fn catch_up(
         ),
         None => "try again, or ask another node".into(),
     };
-    Err(Problem::new(Code::Behind, format!("not within {timeout_ms} ms (timeout_ms): {advice}")))
+    // Lists don't take the parameter.
+    let parameter = if key.is_some() { " (timeout_ms)" } else { "" };
+    Err(Problem::new(Code::Behind, format!("not within {timeout_ms} ms{parameter}: {advice}")))
 }
 
 /// A refusal tells what the key holds as well as an answer does.

@@ -192,10 +192,13 @@ pub async fn evict(app: &App, request: &HttpRequest) -> Result<HttpResponse, Pro
         ));
     }
     let now_ms = (app.now_ms)();
-    // It may have begun to stop since, and whoever leaves does not wait for ever.
-    let store = app.store()?;
-    let mark = |records: &Records| records.evicted(now_ms).map(|mark| Action::Put(mark.text(), None));
+    // It may have begun to stop since it was asked, and whoever leaves does not wait for ever.
+    let mark = |records: &Records| {
+        let mark = records.evicted(now_ms).filter(|_| !app.stopping())?;
+        Some(Action::Put(mark.text(), None))
+    };
     let Some(written) = store.change_records(id, mark).await? else {
+        app.store()?;
         return Err(Problem::new(Code::NoSuchMember, format!("{id} is no member")));
     };
     log::warn!("member {id} was evicted by a client of this node");

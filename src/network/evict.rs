@@ -130,8 +130,9 @@ async fn tell(house: Arc<House>, (id, mark): (NodeId, Dot), last: Option<String>
     };
     let patience = Duration::from_millis(EVICTED_TOLD_MS);
     let told = tokio::time::timeout(patience, telling).await.is_ok();
-    // All tell it; one says so.
-    let level = if mark.origin == house.store.me() { log::Level::Info } else { log::Level::Debug };
+    // All tell it; one says so, unless it has come back by now.
+    let says = mark.origin == house.store.me() && !house.store.is_member(id);
+    let level = if says { log::Level::Info } else { log::Level::Debug };
     let how = if told { "was told" } else { "could not be told yet" };
     log::log!(level, "{id} {how} that it was evicted");
 }

@@ -126,7 +126,10 @@ impl Network {
             let advice = match members.iter().any(|id| house.peers.get(*id).liveness != Liveness::Down) {
                 true if returns => format!("they may get there: {RETURN}"),
                 true => "they may get there: try again".to_owned(),
-                false => format!("start one of {}, or evict this node there", ids.join(", ")),
+                false => format!(
+                    "start one of {}, or evict this node there, without what only it has",
+                    ids.join(", ")
+                ),
             };
             return Err(Stays::Holds(format!(
                 "no other member is known to have all that this node has: {advice}"

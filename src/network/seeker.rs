@@ -289,9 +289,14 @@ impl Seeker<'_> {
             {
                 Level::Info
             }
+            // All may be given the same list.
+            Error::Own => Level::Info,
             _ => Level::Warn,
         };
         let new = (level, format!("{error}{next}"));
+        if !matches!(error, Error::Own) {
+            self.house.peers.hinder(format!("{address}: {error}"));
+        }
         if self.said.get(address) != Some(&new) {
             log::log!(level, "can't join by {address}: {}", new.1);
             self.said.insert(address.to_owned(), new);

@@ -335,7 +335,14 @@ impl Shipper {
             Error::Secret | Error::Protocol { .. } | Error::Refused(_) | Error::Unreadable(_)
                 if self.refused.again() =>
             {
-                log::error!("member {} takes nothing from this node: {error}", self.peer);
+                let advice = match error {
+                    Error::Refused(Refusal::OtherNode(_)) => &format!(
+                        ". If it is gone for good, with its disk, evict it: DELETE /membership/{}",
+                        self.peer
+                    ),
+                    _ => "",
+                };
+                log::error!("member {} takes nothing from this node: {error}{advice}", self.peer);
             }
             // What it thinks of this node is not known.
             _ => {}

@@ -129,8 +129,10 @@ fn http_1_0_which_shows_no_end_is_refused() {
 
 #[test]
 fn a_list_waits_for_what_its_client_has_seen() {
-    let answer = node().request_with("GET", "/keys", &[("Session-Token", "nonsense")], b"");
-    problem(&answer, 400, "invalid-header");
+    for path in ["/keys", "/conflicts"] {
+        let answer = node().request_with("GET", path, &[("Session-Token", "nonsense")], b"");
+        problem(&answer, 400, "invalid-header");
+    }
     let key = fresh("list");
     let put = node().put(&key, "{\"value\":1}");
     let token = put.header("session-token").expect("a token").to_owned();
@@ -142,8 +144,11 @@ fn a_list_waits_for_what_its_client_has_seen() {
         "{}-1000000000",
         put.json()["version"].as_str().expect("a version").split('-').next().expect("an id")
     );
-    let answer = node().request_with("GET", &path, &[("Session-Token", &ahead)], b"");
-    problem(&answer, 504, "behind");
+    for path in [&path, "/conflicts"] {
+        let answer = node().request_with("GET", path, &[("Session-Token", &ahead)], b"");
+        problem(&answer, 504, "behind");
+        assert!(!answer.text().contains("timeout_ms"), "which it does not take: {}", answer.text());
+    }
 }
 
 /// A list that its client has begun to read, and does not read on.

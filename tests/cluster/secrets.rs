@@ -23,6 +23,9 @@ fn only_who_knows_the_secret_is_a_peer() {
         let name = format!("stranger{}", flags.len());
         let stranger = Node::start(&dirs.path().join(name), &flags);
         wait_until(SOON, "it is refused", || stranger.log().contains("the cluster secret is missing"));
+        let ready = stranger.request("GET", "/ready", "");
+        let why = format!("can't join by {address}: the cluster secret is missing");
+        assert!(ready.status == 503 && ready.text().contains(&why), "{}", ready.text());
         assert_eq!(stranger.request("GET", "/key/k", "").status, 404);
     }
     assert!(first.log().contains("shows no cluster secret: it is refused"), "{}", first.log());
@@ -120,6 +123,8 @@ fn a_secret_is_not_shown_to_those_who_have_none() {
     assert_eq!(answer.status, 401, "{}", answer.text());
     assert_eq!(answer.json()["type"], "urn:dynarust:problem:unauthorized");
     assert!(answer.text().contains("this node has none"), "{}", answer.text());
+    let told = "shows a cluster secret, where this node has none: it is refused";
+    assert!(open.log().contains(told), "{}", open.log());
     let closed = Node::start(&dirs.path().join("b"), &[&address, "--cluster-secret-file", secret]);
     wait_until(SOON, "it is refused", || {
         closed.log().contains("the cluster secret is missing there or here")
