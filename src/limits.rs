@@ -226,7 +226,6 @@ pub const SWEEP_READ_KEYS: usize = 1_024;
 /// Most keys that one commit drops since a sweep does not list them, though its piece may span all that there are: a commit of
 /// some 20 ms, behind which clients wait.
 pub const SWEEP_DEAD_KEYS_MAX: usize = 1_024;
-
 /// Keys that one commit looks at for each of these, though hardly any of them may be dead: some tens of ms as well.
 pub const SWEEP_LOOKS_PER_DEAD_KEY: usize = 16;
 

@@ -321,7 +321,7 @@ impl Shipper {
             }
             Error::Storage(why) if self.house.unreadable_told.due() => log::error!(
                 "what member {} lacks can't be read here: {why}. It gets nothing more from this node until that key is written \
-                 or deleted, or this node is started with --rejoin-empty, where another member has everything",
+                 or deleted anew",
                 self.peer
             ),
             _ if failures == 0 => log::debug!("member {}: {error}", self.peer),

@@ -25,12 +25,24 @@ struct Holder {
     pieces: u32,
 }
 
+/// Is that so little ago that more may come?
+fn fresh(since_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(since_ms) < PEER_ANSWER_MS
+}
+
+impl Holder {
+    /// Is it at it, and not silent?
+    fn sweeps(&self, now_ms: u64) -> bool {
+        self.pieces > 0 || fresh(self.since_ms, now_ms)
+    }
+}
+
 impl Sweepers {
     /// May a piece of a sweep be taken, the first if it `opens` one? Then [`Sweepers::taken`] must follow. Who begins anew, since
     /// it did not get on, lets another one try that has asked meanwhile.
     pub fn takes(&mut self, from: NodeId, opens: bool, now_ms: u64) -> bool {
-        let fresh = |since_ms: u64| now_ms.saturating_sub(since_ms) < PEER_ANSWER_MS;
-        let holder = self.holder.filter(|holder| holder.pieces > 0 || fresh(holder.since_ms));
+        let fresh = |since_ms| fresh(since_ms, now_ms);
+        let holder = self.holder.filter(|holder| holder.sweeps(now_ms));
         if holder.is_some_and(|holder| holder.id != from) {
             self.waits = Some((from, now_ms));
             return false;
@@ -71,8 +83,7 @@ impl Sweepers {
 
     /// Is a sweep under way, and not silent?
     pub fn sweeps(&self, now_ms: u64) -> bool {
-        let fresh = |holder: &Holder| now_ms.saturating_sub(holder.since_ms) < PEER_ANSWER_MS;
-        self.holder.is_some_and(|holder| holder.pieces > 0 || fresh(&holder))
+        self.holder.is_some_and(|holder| holder.sweeps(now_ms))
     }
 
     /// Whose sweep is under way, and when some of it last came.
